@@ -1,0 +1,1 @@
+"""Composes the other rooms into runs, and alone touches the world."""

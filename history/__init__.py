@@ -1,0 +1,1 @@
+"""What happened: operations, journals, histories, and generators (histories that have not happened yet)."""

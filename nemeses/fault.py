@@ -1,0 +1,104 @@
+"""The whole fault surface, as one closed union of plain values. A world turns them into harm; nothing here does."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Link = tuple[str, str]
+"""(source, destination): what the source sends no longer reaches the destination."""
+
+
+class Partition(msgspec.Struct, frozen=True, tag="partition", tag_field="fault"):
+    """Replaces whatever partition stands: exactly the links in `blocked` are cut (between nodes; clients are spared).
+
+    `shape` names how it was drawn (halves, isolate, majorities-ring, bridge, one-way, custom). `drop` loses packets in
+    silence, `reject` answers with a reset.
+    """
+
+    shape: str
+    blocked: tuple[Link, ...]
+    mode: Literal["drop", "reject"] = "drop"
+
+
+class HealPartition(msgspec.Struct, frozen=True, tag="heal-partition", tag_field="fault"):
+    """Every link carries again."""
+
+
+class Kill(msgspec.Struct, frozen=True, tag="kill", tag_field="fault"):
+    """kill -9: the process is gone, its page cache stays."""
+
+    nodes: tuple[str, ...]
+
+
+class PowerLoss(msgspec.Struct, frozen=True, tag="power-loss", tag_field="fault"):
+    """The process is gone and so is any subset of what it had not synced."""
+
+    nodes: tuple[str, ...]
+
+
+class Restart(msgspec.Struct, frozen=True, tag="restart", tag_field="fault"):
+    """Starts those of the nodes that are not running, on what their disks hold."""
+
+    nodes: tuple[str, ...]
+
+
+class Pause(msgspec.Struct, frozen=True, tag="pause", tag_field="fault"):
+    """SIGSTOP: nothing runs, connections stay open."""
+
+    nodes: tuple[str, ...]
+
+
+class Resume(msgspec.Struct, frozen=True, tag="resume", tag_field="fault"):
+    """SIGCONT for those of the nodes that are paused."""
+
+    nodes: tuple[str, ...]
+
+
+class Skew(msgspec.Struct, frozen=True, tag="skew", tag_field="fault"):
+    """Sets each named node's wall clock to the true time plus its offset (nanoseconds, either sign)."""
+
+    offsets_ns: dict[str, int]
+
+
+class ResetClocks(msgspec.Struct, frozen=True, tag="reset-clocks", tag_field="fault"):
+    """Every wall clock tells the true time again."""
+
+
+Fault = Partition | HealPartition | Kill | PowerLoss | Restart | Pause | Resume | Skew | ResetClocks
+
+Harm = Partition | Kill | PowerLoss | Pause | Skew
+"""The faults that hurt; the others heal."""
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """What was seen of a fault: `before` and `after` are the world's probes, `verified` says that they show the harm.
+
+    Times are nanoseconds since the run began. `fired` counts what the fault hit while it stood (packets, messages,
+    unsynced writes), where the world can count it; it is reported by the healing fault.
+    """
+
+    verified: bool
+    mechanism: str
+    injected_ns: int
+    verified_ns: int
+    before: dict[str, object] = {}  # noqa: RUF012  msgspec copies an empty mutable default per instance
+    after: dict[str, object] = {}  # noqa: RUF012
+    fired: int | None = None
+
+
+FAMILIES = ("partition", "kill", "pause", "clock", "power")
+"""Names for `--nemesis`: which packages exist."""
+
+FAMILY_OF: dict[str, str] = {
+    "partition": "partition",
+    "heal-partition": "partition",
+    "kill": "kill",
+    "restart": "kill",
+    "pause": "pause",
+    "resume": "pause",
+    "skew": "clock",
+    "reset-clocks": "clock",
+    "power-loss": "power",
+}

@@ -1,0 +1,54 @@
+"""A node's configuration: one frozen record, read from JSON, the same in every world."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Mode = Literal["siblings", "lww"]
+ReadRepair = Literal["blocking", "async", "off"]
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that a node is told at its start. Times are milliseconds; sizes are bytes."""
+
+    node: str
+    peers: dict[str, str]
+    """Every node of the ring, this one included: name -> `host:port` of its peer listener (unused in the simulator)."""
+    host: str = "0.0.0.0"
+    http_port: int = 8000
+    peer_port: int = 8001
+    directory: str = "/var/lib/sunder"
+
+    token_ranges: int = 32
+    """Q: the fixed number of token ranges (DeCandia et al. 2007, section 6.2, strategy 3)."""
+    n: int = 3
+    r: int = 2
+    w: int = 2
+    mode: Mode = "siblings"
+    """How buckets that `modes` does not name resolve concurrent writes."""
+    modes: dict[str, Mode] = {}
+
+    sloppy: bool = True
+    hinted_handoff: bool = True
+    read_repair: ReadRepair = "blocking"
+
+    request_timeout_ms: int = 1_000
+    """How long a coordinator waits for its quorum before it answers 503."""
+    replica_timeout_ms: int = 250
+    """How long a coordinator waits for one replica before it turns to a fallback."""
+    gossip_interval_ms: int = 1_000
+    suspect_after_ms: int = 2_500
+    """A peer that was not heard of for so long is routed around, never forgotten."""
+    hint_retry_ms: int = 500
+    hint_retry_max_ms: int = 4_000
+    hints_per_second: int = 2_000
+
+    clock_entries_max: int = 10
+    siblings_warn: int = 25
+    siblings_max: int = 100
+    value_bytes_max: int = 1 << 20
+    frame_bytes_max: int = 8 << 20
+    secret: str = ""
+    """Shared secret for peer and admin ports; empty: none asked."""

@@ -1,0 +1,104 @@
+"""The narrow facade between node code and the world: everything that a node may touch.
+
+Two implementations exist: `store/server.py` (asyncio, sockets, a data directory) and `harness/sim` (a deterministic
+simulator). Node code imports neither, nor asyncio, time, random or threads; a lint rule holds that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol
+
+
+class DiskError(Exception):
+    """The disk refused: full, unreadable, or an fsync failed. After a failed fsync nothing unsynced may be trusted."""
+
+
+class Timer(Protocol):
+    def cancel(self) -> None: ...
+
+
+class Future(Protocol):
+    """The part of asyncio's Future that node code uses; awaitable once or many times."""
+
+    def done(self) -> bool: ...
+    def result(self) -> Any: ...
+    def set_result(self, result: Any, /) -> None: ...
+    def set_exception(self, exception: BaseException, /) -> None: ...
+    def __await__(self) -> Any: ...
+
+
+class Clock(Protocol):
+    def mono_ns(self) -> int:
+        """Nanoseconds that only go forward, from an arbitrary start; comparable within one life of the node."""
+        ...
+
+    def wall_ns(self) -> int:
+        """Nanoseconds since the epoch as this node believes: may jump, drift, and run backwards."""
+        ...
+
+
+class Network(Protocol):
+    def send(self, dst: str, frame: bytes) -> None:
+        """Queues one frame for the node `dst`; returns at once and never raises.
+
+        At most once, in order per connection; a connection that breaks loses what it carried, silently.
+        `dst` may be this node itself.
+        """
+        ...
+
+    def on_message(self, handler: Callable[[str, bytes], None]) -> None:
+        """Sets the one handler, called with (source node's name, frame)."""
+        ...
+
+
+class Disk(Protocol):
+    """A flat directory of files. Appends reach the page cache at once; only `fsync` makes them durable.
+
+    A process kill keeps the page cache; a power loss drops any subset of the unsynced writes and tears others at
+    512-byte sectors. A created, renamed or unlinked name is durable only after `fsync_dir`. All raise DiskError.
+    """
+
+    def names(self) -> list[str]: ...
+    def size(self, name: str) -> int: ...
+    def read(self, name: str, offset: int = 0, size: int = -1) -> bytes: ...
+    def append(self, name: str, content: bytes) -> None:
+        """Appends, creating the file if need be."""
+        ...
+
+    def truncate(self, name: str, size: int) -> None: ...
+    def rename(self, old: str, new: str) -> None: ...
+    def unlink(self, name: str) -> None: ...
+    async def fsync(self, name: str) -> None: ...
+    async def fsync_dir(self) -> None: ...
+
+
+class Runtime(Protocol):
+    """One life (incarnation) of one node. After a crash nothing scheduled through it ever runs again."""
+
+    @property
+    def node(self) -> str: ...
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def net(self) -> Network: ...
+    @property
+    def disk(self) -> Disk: ...
+
+    def draw(self, what: str, *identity: object) -> int:
+        """64 random bits. In the simulator a stable hash of (seed, node, what, identity); secrets on real nodes."""
+        ...
+
+    def future(self) -> Future: ...
+
+    def call_later(self, delay_ns: int, callback: Callable[..., None], *args: Any) -> Timer: ...
+
+    def sleep(self, delay_ns: int) -> Awaitable[None]: ...
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None], *, name: str) -> None:
+        """Runs a task owned by this life. An exception in it is a bug: it is logged with its traceback."""
+        ...
+
+    def log(self, text: str) -> None:
+        """One line for the node's log."""
+        ...

@@ -1,0 +1,1 @@
+"""What to ask of a system, and which checkers read the answers."""
