@@ -1,0 +1,231 @@
+"""What a node counts about itself: plain integers in the hot path, Prometheus text when somebody asks."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+RECENT = 4_096
+"""Requests that the quantiles look back on."""
+
+QUANTILES = (0.5, 0.99, 0.999)
+
+
+class Latencies:
+    """How long requests took: count and sum over the node's life, exact quantiles of the latest `RECENT`.
+
+    Quantiles over a whole life would hide today's trouble behind last week's calm.
+    """
+
+    __slots__ = ("_recent", "count", "sum_ns")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sum_ns = 0
+        self._recent: deque[int] = deque(maxlen=RECENT)
+
+    def observe(self, duration_ns: int) -> None:
+        self.count += 1
+        self.sum_ns += duration_ns
+        self._recent.append(duration_ns)
+
+    def quantiles(self, *quantiles: float) -> list[int | None]:
+        """Nanoseconds that a fraction q of the recent requests did not exceed; None without any."""
+        ranked = sorted(self._recent)
+        if not ranked:
+            return [None] * len(quantiles)
+        return [ranked[min(int(q * len(ranked)), len(ranked) - 1)] for q in quantiles]
+
+
+class Metrics(msgspec.Struct):
+    """One life's counters. The node increments them as plain attributes; nothing here locks or formats."""
+
+    # Client requests that this node coordinated, whatever came of them.
+    puts: int = 0
+    gets: int = 0
+    deletes: int = 0
+    put_latencies: Latencies = msgspec.field(default_factory=Latencies)
+    get_latencies: Latencies = msgspec.field(default_factory=Latencies)
+    delete_latencies: Latencies = msgspec.field(default_factory=Latencies)
+    forwards: int = 0
+    """Requests passed on to a home replica, this node being none."""
+    quorum_failures: dict[tuple[str, str], int] = msgspec.field(default_factory=lambda: defaultdict(int))
+    """By (op, reason); absent ones count as zero."""
+    read_repairs: int = 0
+    """Replicas that were sent a newer record because of a read."""
+    sibling_max: int = 0
+    """The most live values that a key was seen with."""
+
+    hints_stored: int = 0
+    hints_delivered: int = 0
+    replica_writes: int = 0
+    """Records received from coordinators, this node itself included."""
+    replica_reads: int = 0
+    gossip_rounds: int = 0
+    suspicions: int = 0
+
+    records_dropped_at_recovery: int = 0
+    """Torn frames behind the last durable mark: nobody had been told that they were safe."""
+    bad_records: int = 0
+    """Damaged frames before it: skipped, counted, never believed."""
+    log_bytes: int = 0
+    fsyncs: int = 0
+    fsync_records: int = 0
+    """Records that those fsyncs made durable: divided by `fsyncs`, the size of the group commits."""
+
+    # The real network's; the simulator has its own, and leaves these at zero.
+    bad_frames: int = 0
+    """Frames or greetings from peers that were not understood; each cost its connection."""
+    frames_sent: int = 0
+    frames_received: int = 0
+    frames_dropped: int = 0
+    """Frames not sent, the peer being unreachable or its queue full."""
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    connections_lost: int = 0
+    http_connections: int = 0
+    """Clients connected now."""
+    http_requests: int = 0
+    http_bad_requests: int = 0
+
+    def observe_put(self, duration_ns: int) -> None:
+        """From the request's arrival to its answer."""
+        self.put_latencies.observe(duration_ns)
+
+    def observe_get(self, duration_ns: int) -> None:
+        """From the request's arrival to its answer."""
+        self.get_latencies.observe(duration_ns)
+
+    def observe_delete(self, duration_ns: int) -> None:
+        """From the request's arrival to its answer."""
+        self.delete_latencies.observe(duration_ns)
+
+    def quorum_failed(self, op: str, reason: str) -> None:
+        self.quorum_failures[op, reason] += 1
+
+
+class Gauges(msgspec.Struct, frozen=True, kw_only=True):
+    """What is read off the node's own state at the moment of the scrape."""
+
+    keys: int
+    """Records held here, tombstones included."""
+    peers: int
+    peers_up: int
+    generation: int
+    hints_pending: Mapping[str, int]
+    """Durable hints not yet handed off, by the home replica they are for."""
+    uptime_ns: int
+
+
+Label = tuple[str, str]
+
+
+class _Page:
+    """Prometheus' text format 0.0.4, one family after the other."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def family(self, kind: str, name: str, promise: str) -> None:
+        self._lines.append(f"# HELP {name} {promise}\n# TYPE {name} {kind}")
+
+    def sample(self, name: str, number: float | str, labels: Iterable[Label] = ()) -> None:
+        shown = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels)
+        self._lines.append(f"{name}{{{shown}}} {number}" if shown else f"{name} {number}")
+
+    def counter(self, name: str, promise: str, number: int) -> None:
+        self.family("counter", name, promise)
+        self.sample(name, number)
+
+    def gauge(self, name: str, promise: str, number: float) -> None:
+        self.family("gauge", name, promise)
+        self.sample(name, number)
+
+    def encoded(self) -> bytes:
+        return ("\n".join(self._lines) + "\n").encode()
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+def _requests(page: _Page, m: Metrics) -> None:
+    page.family("counter", "dynamo_requests_total", "Client requests coordinated by this node.")
+    for op, count in (("delete", m.deletes), ("get", m.gets), ("put", m.puts)):
+        page.sample("dynamo_requests_total", count, [("op", op)])
+    page.family(
+        "summary", "dynamo_request_seconds", f"Seconds to an answer; quantiles of the latest {RECENT}."
+    )
+    by_op = (("delete", m.delete_latencies), ("get", m.get_latencies), ("put", m.put_latencies))
+    for op, latencies in by_op:
+        for q, duration_ns in zip(QUANTILES, latencies.quantiles(*QUANTILES), strict=True):
+            seconds = "NaN" if duration_ns is None else duration_ns / 1e9
+            page.sample("dynamo_request_seconds", seconds, [("op", op), ("quantile", str(q))])
+        page.sample("dynamo_request_seconds_sum", latencies.sum_ns / 1e9, [("op", op)])
+        page.sample("dynamo_request_seconds_count", latencies.count, [("op", op)])
+    page.counter("dynamo_forwards_total", "Requests passed on to a home replica.", m.forwards)
+    page.family(
+        "counter", "dynamo_quorum_failures_total", "Requests that did not get the answers they needed."
+    )
+    for (op, reason), count in sorted(m.quorum_failures.items()):
+        page.sample("dynamo_quorum_failures_total", count, [("op", op), ("reason", reason)])
+    page.counter("dynamo_read_repairs_total", "Replicas brought up to date by a read.", m.read_repairs)
+    page.gauge("dynamo_siblings", "Most live values that one key was seen with.", m.sibling_max)
+
+
+def _handoff(page: _Page, m: Metrics, g: Gauges) -> None:
+    page.family("gauge", "dynamo_hinted_handoff_pending", "Durable hints waiting for their home replica.")
+    for target, count in sorted(g.hints_pending.items()):
+        page.sample("dynamo_hinted_handoff_pending", count, [("target", target)])
+    page.counter("dynamo_hints_stored_total", "Hints made durable for another node.", m.hints_stored)
+    page.counter(
+        "dynamo_hints_delivered_total", "Hints that their home replica acknowledged.", m.hints_delivered
+    )
+
+
+def _replica(page: _Page, m: Metrics, g: Gauges) -> None:
+    page.gauge("dynamo_keys", "Keys held here, tombstones included.", g.keys)
+    page.counter("dynamo_replica_writes_total", "Records received as a replica.", m.replica_writes)
+    page.counter("dynamo_replica_reads_total", "Records read as a replica.", m.replica_reads)
+    page.gauge("dynamo_log_bytes", "Size of the log.", m.log_bytes)
+    page.counter("dynamo_fsyncs_total", "Synchronisations of the log.", m.fsyncs)
+    page.counter("dynamo_fsync_records_total", "Records made durable by them.", m.fsync_records)
+    page.counter(
+        "dynamo_recovery_dropped_total", "Unsynced records cut off at start.", m.records_dropped_at_recovery
+    )
+    page.counter("dynamo_bad_records_total", "Damaged records skipped at start.", m.bad_records)
+
+
+def _peers(page: _Page, m: Metrics, g: Gauges) -> None:
+    page.gauge("dynamo_peers", "Other nodes of the ring.", g.peers)
+    page.gauge("dynamo_peers_up", "Those that this node believes to be up.", g.peers_up)
+    page.gauge("dynamo_generation", "How often this node has started.", g.generation)
+    page.counter("dynamo_gossip_rounds_total", "Rounds of gossip begun.", m.gossip_rounds)
+    page.counter("dynamo_suspicions_total", "Times that a peer began to be suspected.", m.suspicions)
+    page.counter("dynamo_frames_sent_total", "Frames handed to a peer's connection.", m.frames_sent)
+    page.counter("dynamo_frames_received_total", "Frames received from peers.", m.frames_received)
+    page.counter(
+        "dynamo_frames_dropped_total", "Frames dropped: peer unreachable or queue full.", m.frames_dropped
+    )
+    page.counter("dynamo_bad_frames_total", "Frames and greetings not understood.", m.bad_frames)
+    page.counter("dynamo_peer_bytes_sent_total", "Bytes handed to peers' connections.", m.bytes_sent)
+    page.counter("dynamo_peer_bytes_received_total", "Bytes received from peers.", m.bytes_received)
+    page.counter(
+        "dynamo_peer_connections_lost_total", "Connections to or from peers that broke.", m.connections_lost
+    )
+
+
+def expose(metrics: Metrics, gauges: Gauges) -> bytes:
+    """The node's `/metrics` page."""
+    page = _Page()
+    _requests(page, metrics)
+    _handoff(page, metrics, gauges)
+    _replica(page, metrics, gauges)
+    _peers(page, metrics, gauges)
+    page.gauge("dynamo_http_connections", "Clients connected now.", metrics.http_connections)
+    page.counter("dynamo_http_requests_total", "HTTP requests received.", metrics.http_requests)
+    page.counter("dynamo_http_bad_requests_total", "HTTP requests not understood.", metrics.http_bad_requests)
+    page.gauge("dynamo_uptime_seconds", "Seconds since this node began to serve.", gauges.uptime_ns / 1e9)
+    return page.encoded()
