@@ -1,0 +1,398 @@
+"""The HTTP face of a node: bytes in, bytes out, no I/O. The simulator and the real server call the same code.
+
+`GET PUT DELETE /kv/{bucket}/{key}?r=&w=&pr=&pw=&timeout_ms=&returnbody=` with the header `X-Causal-Context`; one value comes as
+its bytes, siblings as 300 with a JSON list of base64 strings (null for a tombstone), a tombstone alone as 404 with the context.
+Too few replicas: 503 with `got` and `needed`; on a write that means *unknown*, never *not done*. `docs/http.md` has it all.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
+
+import httptools
+import msgspec
+
+from store import versions
+from store.coordinator import Unsatisfied, Want, own_record
+from store.ring import token
+from store.runtime import DiskError
+from store.versions import BadContext, Record
+
+if TYPE_CHECKING:
+    from store.node import Node
+
+HEAD_BYTES_MAX = 16_384
+KEY_BYTES_MAX = 1_024
+
+REASONS = {
+    200: "OK",
+    204: "No Content",
+    300: "Multiple Choices",
+    400: "Bad Request",
+    401: "Unauthorized",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    409: "Conflict",
+    413: "Content Too Large",
+    428: "Precondition Required",
+    431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
+}
+
+
+class BadRequest(Exception):
+    """Not a request that this server takes; `status` says why. The connection cannot go on."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One parsed request. Header names are lower case; only those that the API reads are kept."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    headers: dict[str, str]
+    body: bytes
+    keep_alive: bool = True
+
+
+_HEADERS_READ = frozenset((b"x-causal-context", b"accept", b"authorization", b"x-forwarded"))
+
+
+class RequestParser:
+    """Turns bytes into requests, however they are cut up. After BadRequest it must be thrown away."""
+
+    def __init__(self, body_bytes_max: int) -> None:
+        self._body_bytes_max = body_bytes_max
+        self._parser = httptools.HttpRequestParser(self)
+        self._requests: list[Request] = []
+        self._head_bytes = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        self._url = b""
+        self._headers: dict[str, str] = {}
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+
+    def feed(self, content: bytes) -> list[Request]:
+        """The requests that these bytes complete. Raises BadRequest."""
+        self._head_bytes += len(content)
+        try:
+            self._parser.feed_data(content)
+        except httptools.HttpParserUpgrade as problem:
+            raise BadRequest(400, "this server speaks HTTP/1.1 only, without upgrades") from problem
+        except httptools.HttpParserError as problem:
+            cause = problem.__context__
+            raise (
+                cause if isinstance(cause, BadRequest) else BadRequest(400, "malformed HTTP request")
+            ) from None
+        if self._head_bytes - self._body_bytes > HEAD_BYTES_MAX and not self._requests:
+            raise BadRequest(431, f"a request's head may have at most {HEAD_BYTES_MAX} bytes")
+        done, self._requests = self._requests, []
+        return done
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        lower = name.lower()
+        if lower in _HEADERS_READ:
+            self._headers[lower.decode()] = value.decode("latin-1")
+        elif lower == b"content-length" and int(value) > self._body_bytes_max:
+            raise BadRequest(413, f"a value may have at most {self._body_bytes_max} bytes")
+
+    def on_body(self, body: bytes) -> None:
+        self._body.append(body)
+        self._body_bytes += len(body)
+        if self._body_bytes > self._body_bytes_max:
+            raise BadRequest(413, f"a value may have at most {self._body_bytes_max} bytes")
+
+    def on_message_complete(self) -> None:
+        path, _, query = self._url.partition(b"?")
+        try:
+            text = path.decode("ascii")
+            pairs = dict(_pair(part) for part in query.decode("ascii").split("&")) if query else {}
+        except UnicodeDecodeError:
+            raise BadRequest(400, "a URL must be ASCII; percent-encode the rest") from None
+        self._requests.append(
+            Request(
+                self._parser.get_method().decode(),
+                text,
+                pairs,
+                self._headers,
+                b"".join(self._body),
+                self._parser.should_keep_alive(),
+            )
+        )
+        self._reset()
+        self._head_bytes = 0
+
+
+def _pair(part: str) -> tuple[str, str]:
+    name, _, value = part.partition("=")
+    return name, value
+
+
+def encode_response(
+    status: int, body: bytes = b"", content_type: str = "application/octet-stream", headers: str = ""
+) -> bytes:
+    if status == 204:
+        return f"HTTP/1.1 204 No Content\r\n{headers}\r\n".encode("latin-1")
+    head = (
+        f"HTTP/1.1 {status} {REASONS[status]}\r\n"
+        f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
+    )
+    return head.encode("latin-1") + body
+
+
+def encode_json(status: int, value: Any, headers: str = "") -> bytes:
+    return encode_response(status, msgspec.json.encode(value), "application/json", headers)
+
+
+def encode_error(status: int, text: str, **more: Any) -> bytes:
+    """An error that says what was wrong, as JSON."""
+    return encode_json(status, {"error": text, **more})
+
+
+class Problem(Exception):
+    """The request cannot be served as it stands; nothing was done."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class Api:
+    """Routes requests. `handle` never raises: whatever a client sends, it is answered and the node lives on."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._admin: dict[str, Callable[[list[str]], bytes]] = {
+            "ring": self._ring,
+            "preference-list": self._preference_list,
+            "replica": self._replica,
+            "hints": self._hints,
+            "digest": self._digest,
+        }
+
+    async def handle(self, request: Request, *, forwarded: bool = False) -> bytes:
+        """The whole response. `forwarded`: another node sent the request here to be coordinated."""
+        try:
+            if request.path.startswith("/kv/"):
+                return await self._kv(request, forwarded)
+            return self._status_pages(request)
+        except Problem as problem:
+            return encode_error(problem.status, str(problem))
+        except Unsatisfied as problem:
+            return encode_error(503, str(problem), got=problem.got, needed=problem.needed)
+        except DiskError as problem:
+            return encode_error(503, f"the disk refused: {problem}")
+
+    def _status_pages(self, request: Request) -> bytes:
+        if request.method != "GET":
+            raise Problem(405, "only GET here")
+        match request.path.split("/")[1:]:
+            case ["ping"]:
+                return encode_response(200, b"pong", "text/plain")
+            case ["status"]:
+                return encode_json(200, self._node.status())
+            case ["metrics"]:
+                return encode_response(200, self._node.exposition(), "text/plain; version=0.0.4")
+            case ["admin", page, *rest] if page in self._admin:
+                secret = self._node.config.secret
+                if secret and request.headers.get("authorization") != f"Bearer {secret}":
+                    raise Problem(401, "the admin pages ask for `Authorization: Bearer SECRET`")
+                return self._admin[page](rest)
+            case _:
+                raise Problem(404, "no such page; see /status, /metrics, /admin/ring, /kv/{bucket}/{key}")
+
+    async def _kv(self, request: Request, forwarded: bool) -> bytes:
+        parts = request.path.split("/")
+        if len(parts) != 4 or not parts[2] or not parts[3]:
+            raise Problem(400, "a key's address is /kv/{bucket}/{key}; percent-encode slashes in keys")
+        key = f"{parts[2]}/".encode() + unquote_to_bytes(parts[3])
+        if len(key) > KEY_BYTES_MAX or b"/" in unquote_to_bytes(parts[2]):
+            raise Problem(400, f"bucket and key together may have at most {KEY_BYTES_MAX} bytes")
+        metrics = self._node.metrics
+        clock = self._node.runtime.clock
+        began = clock.mono_ns()
+        match request.method:
+            case "GET":
+                response = await self._get(key, request)
+                metrics.gets += 1
+                metrics.observe_get(clock.mono_ns() - began)
+            case "PUT" | "POST":
+                response = await self._write(key, request, forwarded, deleted=False)
+                metrics.puts += 1
+                metrics.observe_put(clock.mono_ns() - began)
+            case "DELETE":
+                response = await self._write(key, request, forwarded, deleted=True)
+                metrics.deletes += 1
+                metrics.observe_delete(clock.mono_ns() - began)
+            case _:
+                raise Problem(405, "only GET, PUT, POST and DELETE here")
+        return response
+
+    def _want(self, request: Request, responders: str, primaries: str, default: int) -> Want:
+        config = self._node.config
+        timeout_ms = self._number(request, "timeout_ms", config.request_timeout_ms, 1, 600_000)
+        return Want(
+            self._number(request, responders, default, 1, config.n),
+            self._number(request, primaries, 0, 0, config.n),
+            timeout_ms * 1_000_000,
+        )
+
+    def _number(self, request: Request, name: str, default: int, least: int, most: int) -> int:
+        text = request.query.get(name)
+        if text is None:
+            return default
+        if not text.isascii() or not text.isdigit() or len(text) > 9 or not least <= int(text) <= most:
+            raise Problem(400, f"{name} must be a whole number from {least} to {most}, not {text[:40]!r}")
+        return int(text)
+
+    async def _get(self, key: bytes, request: Request) -> bytes:
+        want = self._want(request, "r", "pr", self._node.config.r)
+        record = await self._node.coordinator.get(key, want)
+        return self._record(key, record, request)
+
+    async def _write(self, key: bytes, request: Request, forwarded: bool, *, deleted: bool) -> bytes:
+        node = self._node
+        want = self._want(request, "w", "pw", node.config.w)
+        lww = node.coordinator.is_lww(key)
+        token_text = request.headers.get("x-causal-context")
+        if deleted and token_text is None and not lww:
+            raise Problem(
+                428, "a DELETE needs the X-Causal-Context of a read: it removes what that read returned"
+            )
+        try:
+            context = () if token_text is None or lww else versions.decode_context(token_text, key)
+        except BadContext as problem:
+            raise Problem(
+                400, f"X-Causal-Context: {problem}; send back the one that a read of this key returned"
+            ) from None
+        if len(request.body) > node.config.value_bytes_max:
+            raise Problem(413, f"a value may have at most {node.config.value_bytes_max} bytes")
+        if not forwarded:
+            elsewhere = await node.forward(key, request, want)
+            if elsewhere is not None:
+                return elsewhere
+        if not deleted and node.coordinator.is_home(key):
+            siblings = len(node.replica.record(key).versions)
+            if siblings >= node.config.siblings_max:
+                raise Problem(
+                    409, f"the key has {siblings} siblings; read it and write with its context first"
+                )
+            if siblings >= node.config.siblings_warn:
+                node.runtime.log(
+                    f"{siblings} siblings of {key!r}: clients write without the context of a read"
+                )
+        record = await node.coordinator.put(
+            key, b"" if deleted else request.body, context, want, deleted=deleted
+        )
+        if request.query.get("returnbody") == "true":
+            return self._record(key, record, request)
+        return encode_response(204)
+
+    def _record(self, key: bytes, record: Record, request: Request) -> bytes:
+        """A record as a reply: every live value, and the context that covers exactly those and what they replaced."""
+        live = record.versions
+        metrics = self._node.metrics
+        metrics.sibling_max = max(metrics.sibling_max, len(live))
+        headers = (
+            f"X-Causal-Context: {versions.encode_context(record.clock, key)}\r\n" if record.clock else ""
+        )
+        if record.truncated:
+            headers += "X-Clock-Truncated: true\r\n"
+        if not live or (len(live) == 1 and live[0].deleted):
+            text = "deleted" if live else "no such key"
+            return encode_json(404, {"error": text}, headers)
+        if len(live) == 1:
+            return encode_response(200, live[0].body, headers=headers)
+        if "multipart/mixed" in request.headers.get("accept", ""):
+            return _multipart(record, headers)
+        return encode_json(300, [None if v.deleted else b64encode(v.body).decode() for v in live], headers)
+
+    def _key(self, rest: list[str]) -> bytes:
+        if len(rest) != 2 or not all(rest):
+            raise Problem(400, "this page takes /{bucket}/{key}")
+        return f"{rest[0]}/".encode() + unquote_to_bytes(rest[1])
+
+    def _ring(self, rest: list[str]) -> bytes:
+        ring = self._node.ring
+        n = self._node.config.n
+        ranges = {str(i): list(ring.order(i)[:n]) for i in range(ring.token_ranges)}
+        return encode_json(200, {"nodes": list(ring.nodes), "n": n, "ranges": ranges})
+
+    def _preference_list(self, rest: list[str]) -> bytes:
+        key = self._key(rest)
+        order = list(self._node.ring.preference(key))
+        n = self._node.config.n
+        body = {"token": f"{token(key):016x}", "range": self._node.ring.range_of(key)}
+        return encode_json(200, {**body, "homes": order[:n], "fallbacks": order[n:]})
+
+    def _replica(self, rest: list[str]) -> bytes:
+        """What this node alone holds, no repair triggered: of one key, or of a whole bucket as a home replica."""
+        node = self._node
+        if len(rest) == 1 and rest[0]:
+            prefix = f"{rest[0]}/".encode()
+            held = {
+                key[len(prefix) :].decode("utf-8", "replace"): _plain(record)
+                for key, record in node.replica.items()
+                if key.startswith(prefix)
+            }
+            return encode_json(200, held)
+        key = self._key(rest)
+        coordinator = node.coordinator
+        encoded = own_record(
+            node.replica,
+            node.hints,
+            key,
+            coordinator.homes(key),
+            node.config.node,
+            lww=coordinator.is_lww(key),
+        )
+        if not encoded:
+            return encode_error(404, "this node holds nothing for the key")
+        return encode_json(200, _plain(encoded))
+
+    def _hints(self, rest: list[str]) -> bytes:
+        hints = [
+            {"target": target, "key": key.decode("utf-8", "replace"), **_plain(record)}
+            for target, key, record in self._node.hints.pending()
+        ]
+        return encode_json(200, hints)
+
+    def _digest(self, rest: list[str]) -> bytes:
+        return encode_json(200, {str(r): d for r, d in self._node.replica.digests().items()})
+
+
+def _plain(encoded: bytes) -> dict[str, Any]:
+    record = versions.decode(encoded)
+    return {
+        "values": [b64encode(v.body).decode() for v in record.versions if not v.deleted],
+        "tombstones": sum(v.deleted for v in record.versions),
+        "clock": [[f"{actor:016x}", counter] for actor, counter, _ in record.clock],
+        "truncated": record.truncated,
+    }
+
+
+def _multipart(record: Record, headers: str) -> bytes:
+    # The boundary is drawn from the content itself, so that no value can contain it and equal replies are equal bytes.
+    boundary = f"{token(versions.encode(record)):016x}"
+    parts = b"".join(
+        f"--{boundary}\r\nContent-Type: application/octet-stream\r\n".encode()
+        + (b"X-Deleted: true\r\n" if v.deleted else b"")
+        + b"\r\n"
+        + v.body
+        + b"\r\n"
+        for v in record.versions
+    )
+    body = parts + f"--{boundary}--\r\n".encode()
+    return encode_response(300, body, f"multipart/mixed; boundary={boundary}", headers)

@@ -1,0 +1,89 @@
+"""Gossip and failure detection: who seems to be up, as this node sees it.
+
+Every interval each node tells a random peer the (generation, heartbeat) of everybody it knows of, and is told in return.
+A generation is durable and goes up at every start. "Down" is a local view for routing, never a reason to drop a write: it is
+left as soon as anything is heard from the peer.
+"""
+
+from __future__ import annotations
+
+from store import messages
+from store.config import Config
+from store.metrics import Metrics
+from store.runtime import Runtime
+
+
+class Gossip:
+    def __init__(self, config: Config, runtime: Runtime, metrics: Metrics) -> None:
+        self._config = config
+        self._runtime = runtime
+        self._metrics = metrics
+        self._peers = tuple(sorted(p for p in config.peers if p != config.node))
+        self._interval_ns = config.gossip_interval_ms * 1_000_000
+        self._suspect_ns = config.suspect_after_ms * 1_000_000
+        self._heartbeats: dict[str, tuple[int, int]] = {}
+        self._alive_ns: dict[str, int] = {}
+        self._missed: set[str] = set()
+        self._round = 0
+
+    def start(self, generation: int) -> None:
+        """Begins to gossip; nobody is suspected yet."""
+        now = self._runtime.clock.mono_ns()
+        self._alive_ns = dict.fromkeys(self._peers, now)
+        self._heartbeats[self._config.node] = (generation, 0)
+        self._runtime.spawn(self._rounds(), name="gossip")
+
+    async def _rounds(self) -> None:
+        while True:
+            jitter = self._runtime.draw("gossip-jitter", self._round) % (self._interval_ns // 4 + 1)
+            await self._runtime.sleep(self._interval_ns - self._interval_ns // 8 + jitter)
+            self._round += 1
+            generation, beat = self._heartbeats[self._config.node]
+            self._heartbeats[self._config.node] = (generation, beat + 1)
+            if self._peers:
+                peer = self._peers[self._runtime.draw("gossip-peer", self._round) % len(self._peers)]
+                self._tell(peer, answer=True)
+                # A suspected peer is tried in every round: a node once suspected must be able to come back.
+                for suspect in self._peers:
+                    if suspect != peer and not self.up(suspect):
+                        self._tell(suspect, answer=True)
+            self._metrics.gossip_rounds += 1
+
+    def _tell(self, peer: str, *, answer: bool) -> None:
+        self._runtime.net.send(peer, messages.encode(messages.Gossip(self._heartbeats, answer)))
+
+    def received(self, src: str, message: messages.Gossip) -> None:
+        now = self._runtime.clock.mono_ns()
+        for node, beat in message.heartbeats.items():
+            if node in self._alive_ns and beat > self._heartbeats.get(node, (0, -1)):
+                self._heartbeats[node] = beat
+                self._alive_ns[node] = now
+        if message.answer:
+            self._tell(src, answer=False)
+
+    def heard(self, src: str) -> bool:
+        """Something arrived from `src`. Returns whether it had seemed down until now."""
+        back = not self.up(src)
+        self._alive_ns[src] = self._runtime.clock.mono_ns()
+        self._missed.discard(src)
+        return back
+
+    def missed(self, node: str) -> None:
+        """`node` owed an answer and did not give it in time."""
+        if node not in self._missed:
+            self._missed.add(node)
+            self._metrics.suspicions += 1
+
+    def up(self, node: str) -> bool:
+        if node == self._config.node:
+            return True
+        if node in self._missed:
+            return False
+        return self._runtime.clock.mono_ns() - self._alive_ns.get(node, 0) < self._suspect_ns
+
+    def view(self) -> dict[str, dict[str, object]]:
+        """For `/status`: each peer as this node sees it."""
+        return {
+            peer: {"up": self.up(peer), "heartbeat": list(self._heartbeats.get(peer, (0, 0)))}
+            for peer in self._peers
+        }

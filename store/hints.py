@@ -1,0 +1,175 @@
+"""Hinted handoff: writes kept for home replicas that could not be reached, until each has them durably.
+
+A hint is durable before it counts towards W; it is forgotten only after the target's durable acknowledgement; it survives a
+restart of its holder, and is tried for ever, with back-off and a rate limit (DeCandia et al. 2007, section 4.6).
+"""
+
+from __future__ import annotations
+
+from store import messages, versions
+from store.config import Config
+from store.gossip import Gossip
+from store.log import Log
+from store.metrics import Metrics
+from store.quorum import Calls, Gather
+from store.replica import packed, unpacked
+from store.runtime import DiskError, Future, Runtime
+from store.versions import Record
+
+HINT = b"H"
+HINT_DONE = b"D"
+
+WINDOW = 32
+"""Hints in flight to one target at a time."""
+
+
+class Hints:
+    """Pending hints by target, oldest first. Ids are this node's own and never reused in one log."""
+
+    def __init__(
+        self, config: Config, runtime: Runtime, log: Log, calls: Calls, gossip: Gossip, metrics: Metrics
+    ) -> None:
+        self._config = config
+        self._runtime = runtime
+        self._log = log
+        self._calls = calls
+        self._gossip = gossip
+        self._metrics = metrics
+        self._next = 0
+        self._pending: dict[str, dict[int, tuple[bytes, bytes]]] = {}
+        self._by_key: dict[bytes, dict[int, bytes]] = {}
+        self._unsynced: dict[bytes, dict[int, Future]] = {}
+        self._draining: set[str] = set()
+        self._wakers: dict[str, Future] = {}
+
+    def restore(self, payload: bytes) -> None:
+        """Replays one log payload of the kind HINT or HINT_DONE."""
+        parts = unpacked(payload)
+        id = int.from_bytes(parts[0], "big")
+        self._next = max(self._next, id)
+        if payload[:1] == HINT:
+            _, target, key, record = parts
+            self._add(target.decode(), id, key, record)
+        else:
+            self._drop(parts[1].decode(), id)
+
+    def start(self) -> None:
+        for target in self._pending:
+            self._drain_soon(target)
+
+    def store(self, target: str, key: bytes, record: bytes) -> Future:
+        """Keeps a record for `target`. The future is set to None once it is durable, and the hint is listed only then."""
+        self._next += 1
+        id = self._next
+        done = self._runtime.future()
+        # Known at once to this node as a coordinator, or its next write of the key would make the same dot again.
+        self._by_key.setdefault(key, {})[id] = record
+        self._unsynced.setdefault(key, {})[id] = done
+        self._runtime.spawn(self._store(id, target, key, record, done), name="hint-store")
+        return done
+
+    async def _store(self, id: int, target: str, key: bytes, record: bytes, done: Future) -> None:
+        try:
+            await self._log.append(packed(HINT, id.to_bytes(8, "big"), target.encode(), key, record))
+        except DiskError as problem:
+            done.set_exception(problem)
+            return
+        self._add(target, id, key, record)
+        unsynced = self._unsynced[key]
+        del unsynced[id]
+        if not unsynced:
+            del self._unsynced[key]
+        self._metrics.hints_stored += 1
+        done.set_result(None)
+        self._drain_soon(target)
+
+    def unsynced(self, key: bytes) -> Future | None:
+        """What to wait for before `record(key)` may be shown to anybody, if anything."""
+        waiting = self._unsynced.get(key)
+        return next(reversed(waiting.values())) if waiting else None
+
+    def _add(self, target: str, id: int, key: bytes, record: bytes) -> None:
+        self._pending.setdefault(target, {})[id] = (key, record)
+        self._by_key.setdefault(key, {})[id] = record
+
+    def _drop(self, target: str, id: int) -> None:
+        hint = self._pending.get(target, {}).pop(id, None)
+        if hint is None:
+            return
+        if not self._pending[target]:
+            del self._pending[target]
+        held = self._by_key[hint[0]]
+        del held[id]
+        if not held:
+            del self._by_key[hint[0]]
+
+    def record(self, key: bytes, *, lww: bool) -> Record | None:
+        """What the hints held for this key know of it together, whoever they are for."""
+        held = self._by_key.get(key)
+        if not held:
+            return None
+        merge = versions.sync_lww if lww else versions.sync
+        joined = versions.EMPTY
+        for encoded in held.values():
+            joined = merge(joined, versions.decode(encoded))
+        return joined
+
+    def pending(self) -> list[tuple[str, bytes, bytes]]:
+        """(target, key, encoded record) of every durable hint not yet handed off."""
+        return [(t, key, record) for t, hints in self._pending.items() for key, record in hints.values()]
+
+    def depths(self) -> dict[str, int]:
+        return {target: len(hints) for target, hints in self._pending.items()}
+
+    def back(self, target: str) -> None:
+        """The target was heard of again: do not wait out the back-off."""
+        waker = self._wakers.get(target)
+        if waker is not None and not waker.done():
+            waker.set_result(None)
+
+    def _drain_soon(self, target: str) -> None:
+        if target not in self._draining:
+            self._draining.add(target)
+            self._runtime.spawn(self._drain(target), name=f"handoff-{target}")
+
+    async def _drain(self, target: str) -> None:
+        retry_ns = self._config.hint_retry_ms * 1_000_000
+        wait_ns = retry_ns
+        pause_ns = WINDOW * 1_000_000_000 // self._config.hints_per_second
+        while target in self._pending:
+            delivered = self._gossip.up(target) and await self._deliver(target)
+            if delivered:
+                wait_ns = retry_ns
+                await self._runtime.sleep(pause_ns)
+            else:
+                await self._back_off(target, wait_ns)
+                wait_ns = min(2 * wait_ns, self._config.hint_retry_max_ms * 1_000_000)
+        self._draining.discard(target)
+
+    async def _back_off(self, target: str, wait_ns: int) -> None:
+        waker = self._wakers[target] = self._runtime.future()
+        timer = self._runtime.call_later(wait_ns, self.back, target)
+        await waker
+        timer.cancel()
+        del self._wakers[target]
+
+    async def _deliver(self, target: str) -> bool:
+        """Hands over one window of hints, each under its own id. Returns whether all were acknowledged."""
+        window = list(self._pending[target].items())[:WINDOW]
+        sent: list[tuple[int, Gather]] = []
+        for id, (key, record) in window:
+            gather = Gather(self._runtime, self._calls, 1, self._config.request_timeout_ms * 1_000_000)
+            self._runtime.net.send(target, messages.encode(messages.Write(gather.id, key, record)))
+            sent.append((id, gather))
+        complete = True
+        for id, gather in sent:
+            if target in await gather.future:
+                self._drop(target, id)
+                # Not waited for: if this is lost the hint is handed off once more, which changes nothing.
+                self._log.append(packed(HINT_DONE, id.to_bytes(8, "big"), target.encode()))
+                self._metrics.hints_delivered += 1
+            else:
+                complete = False
+        if not complete:
+            self._gossip.missed(target)
+        return complete

@@ -1,0 +1,57 @@
+"""What nodes say to each other: one closed union, encoded as msgpack arrays. Replies carry their request's id."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Write(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Join this record into yours, durably, then answer. With `hint_for`: keep it for that home replica instead."""
+
+    id: int
+    key: bytes
+    record: bytes
+    hint_for: str = ""
+
+
+class WriteDone(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    id: int
+
+
+class Read(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    id: int
+    key: bytes
+
+
+class ReadDone(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """The encoded record; empty when the node holds nothing for the key."""
+
+    id: int
+    record: bytes
+
+
+class Forward(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """A client's whole HTTP request, for a home replica to coordinate. `operation` makes a repetition harmless."""
+
+    id: int
+    operation: int
+    request: bytes
+
+
+class ForwardDone(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    id: int
+    response: bytes
+
+
+class Gossip(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """Each node's (generation, heartbeat) as the sender knows it. `answer`: please tell me yours."""
+
+    heartbeats: dict[str, tuple[int, int]]
+    answer: bool
+
+
+Message = Write | WriteDone | Read | ReadDone | Forward | ForwardDone | Gossip
+
+encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder(Message).decode
+"""Raises msgspec.DecodeError for anything that is not a Message."""

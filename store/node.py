@@ -1,0 +1,208 @@
+"""A node: wires its parts together over a Runtime, recovers what its disk holds, and answers peers and clients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from store import api, messages, metrics
+from store.api import Api, BadRequest, Request, RequestParser
+from store.config import Config
+from store.coordinator import Coordinator, Want, own_record, own_unsynced
+from store.epochs import LEASE, Epochs
+from store.gossip import Gossip
+from store.hints import HINT, HINT_DONE, Hints
+from store.log import Log
+from store.messages import Forward, ForwardDone, Message, Read, ReadDone, Write, WriteDone
+from store.metrics import Metrics
+from store.quorum import Calls, Gather
+from store.replica import PUT, Replica
+from store.ring import Ring
+from store.runtime import DiskError, Future, Runtime
+
+OPERATIONS_REMEMBERED_MAX = 10_000
+"""How many forwarded operations a coordinator recognises again."""
+
+
+class Node:
+    """One life of one node. `start` recovers and begins to serve; then `http` and peer messages may come."""
+
+    def __init__(self, config: Config, runtime: Runtime) -> None:
+        self.config = config
+        self.runtime = runtime
+        self.metrics = Metrics()
+        self.ring = Ring(config.peers, config.token_ranges)
+        self.log = Log(runtime)
+        self.calls = Calls()
+        self.epochs = Epochs(runtime, self.log)
+        self.gossip = Gossip(config, runtime, self.metrics)
+        self.replica = Replica(self.log, self.ring.range_of, self._is_lww)
+        self.hints = Hints(config, runtime, self.log, self.calls, self.gossip, self.metrics)
+        self.coordinator = Coordinator(
+            config,
+            runtime,
+            self.ring,
+            self.replica,
+            self.hints,
+            self.epochs,
+            self.gossip,
+            self.calls,
+            self.metrics,
+        )
+        self.api = Api(self)
+        self._started_ns = runtime.clock.mono_ns()
+        self._forwarded: dict[int, Future] = {}
+
+    def _is_lww(self, key: bytes) -> bool:
+        return self.coordinator.is_lww(key)
+
+    async def start(self) -> None:
+        """Recovers from the log, takes a new generation and epochs, and joins the others."""
+        found = await self.log.open()
+        restorers = {
+            PUT: self.replica.restore,
+            HINT: self.hints.restore,
+            HINT_DONE: self.hints.restore,
+            LEASE: self.epochs.restore,
+        }
+        for payload in found.payloads:
+            restorers[payload[:1]](payload)
+        self.metrics.bad_records += found.bad_records
+        self.metrics.records_dropped_at_recovery += found.bytes_cut > 0
+        await self.epochs.start()
+        self.runtime.net.on_message(self.received)
+        self.gossip.start(self.epochs.generation)
+        self.hints.start()
+        self.runtime.log(
+            f"serving: start {self.epochs.generation}, {len(self.replica)} keys, {len(self.hints.pending())} hints, "
+            f"{found.bytes_cut} bytes of torn tail cut, {found.bad_records} damaged records skipped"
+        )
+
+    def received(self, src: str, frame: bytes) -> None:
+        """One message of a peer. Raises msgspec.DecodeError where it is none."""
+        message: Message = messages.decode(frame)
+        if self.gossip.heard(src):
+            self.hints.back(src)
+        match message:
+            case Write():
+                self._write(src, message)
+            case Read():
+                self._read(src, message)
+            case WriteDone() | ReadDone() | ForwardDone():
+                self.calls.answered(src, message.id, message)
+            case Forward():
+                self.runtime.spawn(self._coordinate(src, message), name="forwarded")
+            case messages.Gossip():
+                self.gossip.received(src, message)
+
+    def _write(self, src: str, message: Write) -> None:
+        try:
+            if message.hint_for:
+                durable = self.hints.store(message.hint_for, message.key, message.record)
+            else:
+                self.metrics.replica_writes += 1
+                durable = self.replica.join(message.key, message.record)
+        except DiskError:
+            return  # silence: the coordinator turns to somebody else
+        if durable is None:
+            self.runtime.net.send(src, messages.encode(WriteDone(message.id)))
+        else:
+            self.runtime.spawn(self._answer_when(durable, src, WriteDone(message.id)), name="replica-write")
+
+    def _read(self, src: str, message: Read) -> None:
+        self.metrics.replica_reads += 1
+        key = message.key
+        homes = self.coordinator.homes(key)
+        record = own_record(
+            self.replica, self.hints, key, homes, self.config.node, lww=self.coordinator.is_lww(key)
+        )
+        durable = own_unsynced(self.replica, self.hints, key, homes, self.config.node)
+        answer = ReadDone(message.id, record)
+        if durable is None:
+            self.runtime.net.send(src, messages.encode(answer))
+        else:
+            self.runtime.spawn(self._answer_when(durable, src, answer), name="replica-read")
+
+    async def _answer_when(self, durable: Future, src: str, answer: WriteDone | ReadDone) -> None:
+        try:
+            await durable
+        except DiskError:
+            return
+        self.runtime.net.send(src, messages.encode(answer))
+
+    async def forward(self, key: bytes, request: Request, want: Want) -> bytes | None:
+        """Hands a write to the first home replica that seems up; None when this node has to coordinate it itself.
+
+        Once only: after that silence means that nobody knows, and the client is told so.
+        """
+        homes = self.coordinator.homes(key)
+        if self.config.node in homes:
+            return None
+        target = next((home for home in homes if self.gossip.up(home)), None)
+        if target is None and not self.coordinator.sloppy:
+            raise api.Problem(503, "no home replica of the key seems up, and the quorum is strict")
+        if target is None:
+            return None
+        self.metrics.forwards += 1
+        gather = Gather(self.runtime, self.calls, 1, want.timeout_ns)
+        operation = self.runtime.draw("operation", gather.id, self.epochs.generation)
+        packed = msgspec.msgpack.encode(request)
+        self.runtime.net.send(target, messages.encode(Forward(gather.id, operation, packed)))
+        answers: dict[str, Any] = await gather.future
+        if target in answers:
+            return answers[target].response
+        self.gossip.missed(target)
+        return api.encode_error(
+            503, f"forwarded to {target}, which has not answered; the write may be done", got=0
+        )
+
+    async def _coordinate(self, src: str, message: Forward) -> None:
+        known = self._forwarded.get(message.operation)
+        if known is None:
+            known = self._forwarded[message.operation] = self.runtime.future()
+            if len(self._forwarded) > OPERATIONS_REMEMBERED_MAX:
+                del self._forwarded[next(iter(self._forwarded))]
+            request = msgspec.msgpack.decode(message.request, type=Request)
+            known.set_result(await self.api.handle(request, forwarded=True))
+        response = await known
+        self.runtime.net.send(src, messages.encode(ForwardDone(message.id, response)))
+
+    async def http(self, request: bytes) -> bytes:
+        """One whole HTTP request for one whole response; what the simulator calls."""
+        try:
+            requests = RequestParser(self.config.value_bytes_max).feed(request)
+        except BadRequest as problem:
+            return api.encode_error(problem.status, str(problem))
+        if len(requests) != 1:
+            return api.encode_error(400, "one whole request at a time")
+        return await self.api.handle(requests[0])
+
+    def status(self) -> dict[str, Any]:
+        depths = self.hints.depths()
+        return {
+            "node": self.config.node,
+            "generation": self.epochs.generation,
+            "keys": len(self.replica),
+            "hinted_handoff_pending": sum(depths.values()),
+            "hints_by_target": depths,
+            "peers": self.gossip.view(),
+            "log_bytes": self.log.size_bytes,
+            "siblings_max": self.metrics.sibling_max,
+        }
+
+    def exposition(self) -> bytes:
+        """The Prometheus page."""
+        self.metrics.log_bytes = self.log.size_bytes
+        self.metrics.fsyncs = self.log.syncs
+        self.metrics.fsync_records = self.log.records
+        view = self.gossip.view()
+        gauges = metrics.Gauges(
+            keys=len(self.replica),
+            peers=len(view),
+            peers_up=sum(bool(peer["up"]) for peer in view.values()),
+            generation=self.epochs.generation,
+            hints_pending=self.hints.depths(),
+            uptime_ns=self.runtime.clock.mono_ns() - self._started_ns,
+        )
+        return metrics.expose(self.metrics, gauges)

@@ -1,0 +1,60 @@
+"""Request ids and one future for many answers: how a coordinator asks several replicas at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from store.runtime import Runtime
+
+Answer = Callable[[str, Any], None]
+"""Called with (responder, reply message) for every answer while the id is open."""
+
+
+class Calls:
+    """Open requests of this node by id. One id may be asked of many nodes; every answer goes to its one listener."""
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._listeners: dict[int, Answer] = {}
+
+    def open(self, listener: Answer) -> int:
+        self._next += 1
+        self._listeners[self._next] = listener
+        return self._next
+
+    def close(self, id: int) -> None:
+        self._listeners.pop(id, None)
+
+    def answered(self, src: str, id: int, message: Any) -> None:
+        """An answer to a closed id came too late and is ignored."""
+        listener = self._listeners.get(id)
+        if listener is not None:
+            listener(src, message)
+
+
+class Gather:
+    """One future that is set to the answers by responder, once `need` have answered or the time is over."""
+
+    __slots__ = ("_calls", "_timer", "answers", "future", "id", "need")
+
+    def __init__(self, runtime: Runtime, calls: Calls, need: int, timeout_ns: int) -> None:
+        self.answers: dict[str, Any] = {}
+        self.need = need
+        self.future = runtime.future()
+        self._calls = calls
+        self.id = calls.open(self._answered)
+        self._timer = runtime.call_later(timeout_ns, self._finish)
+        if need == 0:
+            self._finish()
+
+    def _answered(self, src: str, message: Any) -> None:
+        self.answers[src] = message
+        if len(self.answers) >= self.need:
+            self._finish()
+
+    def _finish(self) -> None:
+        self._timer.cancel()
+        self._calls.close(self.id)
+        if not self.future.done():
+            self.future.set_result(self.answers)

@@ -1,0 +1,173 @@
+"""Dotted version sets: what a replica knows about one key, and how two replicas' knowledge joins.
+
+A vector clock says which events a record has seen; every live value carries the one event (its *dot*) that wrote it. So a
+write through a stale context replaces exactly what its client had read, and no more: a plain version vector per object
+would turn every interleaved write into a sibling. Preguica, Baquero, Almeida, Fonte, Goncalves: "Dotted Version Vectors",
+2012; DeCandia et al. 2007, section 4.4 for clocks and their truncation.
+
+Absent and zero are the same clock: no entry is ever zero. Counters of one actor are contiguous: a clock that holds
+(a, 5) has seen a's events 1 to 5, since records always travel whole.
+"""
+
+from __future__ import annotations
+
+import binascii
+import zlib
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterable
+
+import msgspec
+
+Entry = tuple[int, int, int]
+"""(actor, counter, wall_ns): the actor's latest event that is known, and when its coordinator believed it happened."""
+
+
+class Version(msgspec.Struct, frozen=True, array_like=True):
+    """One live value, or a tombstone, under its dot (actor, counter). `wall_ns` orders versions in `lww` buckets only."""
+
+    actor: int
+    counter: int
+    wall_ns: int
+    body: bytes
+    deleted: bool = False
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True):
+    """All that is known of a key. Both tuples are sorted, so equal knowledge has equal bytes.
+
+    `truncated` is sticky: this clock, or one that was joined into it, once lost entries.
+    """
+
+    clock: tuple[Entry, ...] = ()
+    versions: tuple[Version, ...] = ()
+    truncated: bool = False
+
+
+EMPTY = Record()
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Record)
+encode = _encoder.encode
+decode = _decoder.decode
+
+
+def counters(clock: Iterable[Entry]) -> dict[int, int]:
+    return {actor: counter for actor, counter, _ in clock}
+
+
+def descends(clock: dict[int, int], other: Iterable[Entry]) -> bool:
+    """Whether `clock` has seen every event that `other` has seen."""
+    get = clock.get
+    return all(get(actor, 0) >= counter for actor, counter, _ in other)
+
+
+def join(clock: Iterable[Entry], other: Iterable[Entry]) -> tuple[Entry, ...]:
+    """The least clock that descends from both."""
+    latest = {entry[0]: entry for entry in clock}
+    for entry in other:
+        known = latest.get(entry[0])
+        if known is None or entry[1:] > known[1:]:
+            latest[entry[0]] = entry
+    return tuple(sorted(latest.values()))
+
+
+def _dot(version: Version) -> tuple[int, int]:
+    return version.actor, version.counter
+
+
+def sync(a: Record, b: Record) -> Record:
+    """What somebody knows who knows both: commutative, associative, idempotent.
+
+    A version survives if both hold it, or if the side that lacks it has not seen its dot.
+    """
+    seen_a, seen_b = counters(a.clock), counters(b.clock)
+    # Records travel whole, so who has seen all events of the other has also seen what they replaced.
+    if descends(seen_a, b.clock) and (len(a.clock) > len(b.clock) or seen_a != seen_b):
+        return a if a.truncated or not b.truncated else Record(a.clock, a.versions, True)
+    if descends(seen_b, a.clock) and seen_a != seen_b:
+        return b if b.truncated or not a.truncated else Record(b.clock, b.versions, True)
+    held_a = {_dot(v) for v in a.versions}
+    held_b = {_dot(v) for v in b.versions}
+    live = {_dot(v): v for v in a.versions if _dot(v) in held_b or v.counter > seen_b.get(v.actor, 0)}
+    live |= {_dot(v): v for v in b.versions if _dot(v) in held_a or v.counter > seen_a.get(v.actor, 0)}
+    versions = tuple(live[dot] for dot in sorted(live))
+    return Record(join(a.clock, b.clock), versions, a.truncated or b.truncated)
+
+
+def sync_lww(a: Record, b: Record) -> Record:
+    """Last writer wins: of all versions the one with the newest timestamp stays; ties go to the greater dot."""
+    versions = a.versions + b.versions
+    if not versions:
+        return EMPTY
+    newest = max(versions, key=lambda v: (v.wall_ns, v.actor, v.counter))
+    return Record((), (newest,))
+
+
+def put(
+    record: Record,
+    context: tuple[Entry, ...],
+    actor: int,
+    wall_ns: int,
+    body: bytes,
+    *,
+    deleted: bool = False,
+    entries_max: int = 10,
+) -> Record:
+    """The record after a write that replaces what `context` covers. Only a coordinator may call it: it makes a dot."""
+    covered = counters(context)
+    kept = [v for v in record.versions if v.counter > covered.get(v.actor, 0)]
+    known = join(record.clock, context)
+    counter = counters(known).get(actor, 0) + 1
+    versions = tuple(sorted([*kept, Version(actor, counter, wall_ns, body, deleted)], key=_dot))
+    clock = join(known, ((actor, counter, wall_ns),))
+    short = truncate(clock, versions, entries_max)
+    return Record(short, versions, record.truncated or short != clock)
+
+
+def put_lww(
+    record: Record, actor: int, counter: int, wall_ns: int, body: bytes, *, deleted: bool = False
+) -> Record:
+    """The record after a write at `wall_ns`, or just after what is stored where that is newer."""
+    newest = max((v.wall_ns + 1 for v in record.versions), default=0)
+    return Record((), (Version(actor, counter, max(wall_ns, newest), body, deleted),))
+
+
+def truncate(clock: tuple[Entry, ...], versions: tuple[Version, ...], entries_max: int) -> tuple[Entry, ...]:
+    """Drops the oldest entries beyond `entries_max` (the paper's threshold is 10), never one that carries a live dot.
+
+    On the coordinator's path only: truncating in repair, handoff or replication would let replicas disagree for ever.
+    """
+    excess = len(clock) - entries_max
+    if excess <= 0:
+        return clock
+    live = {v.actor for v in versions}
+    old = sorted((entry for entry in clock if entry[0] not in live), key=lambda e: (e[2], e[0]))
+    dropped = {entry[0] for entry in old[:excess]}
+    return tuple(entry for entry in clock if entry[0] not in dropped)
+
+
+class BadContext(Exception):
+    """A causal context that this store did not hand out for this key."""
+
+
+_clock_decoder = msgspec.msgpack.Decoder(tuple[Entry, ...])
+
+
+def encode_context(clock: tuple[Entry, ...], key: bytes) -> str:
+    """An opaque token; a checksum binds it to its key, so that garbage and mix-ups are refused, never stored."""
+    packed = _encoder.encode(clock)
+    return urlsafe_b64encode(zlib.crc32(packed, zlib.crc32(key)).to_bytes(4, "big") + packed).decode()
+
+
+def decode_context(token: str, key: bytes) -> tuple[Entry, ...]:
+    """The clock in a token. Raises BadContext."""
+    try:
+        raw = urlsafe_b64decode(token.encode("ascii"))
+        clock = _clock_decoder.decode(raw[4:])
+    except (ValueError, binascii.Error, msgspec.DecodeError) as problem:
+        raise BadContext("not a causal context of this store") from problem
+    if zlib.crc32(raw[4:], zlib.crc32(key)).to_bytes(4, "big") != raw[:4]:
+        raise BadContext("a causal context of another key, or a damaged one")
+    if any(actor < 0 or counter < 1 for actor, counter, _ in clock) or list(clock) != sorted(clock):
+        raise BadContext("not a clock")
+    return clock
