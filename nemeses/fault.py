@@ -83,8 +83,8 @@ class Evidence(msgspec.Struct, frozen=True):
     mechanism: str
     injected_ns: int
     verified_ns: int
-    before: dict[str, object] = {}  # noqa: RUF012  msgspec copies an empty mutable default per instance
-    after: dict[str, object] = {}  # noqa: RUF012
+    before: dict[str, object] = {}
+    after: dict[str, object] = {}
     fired: int | None = None
 
 

@@ -297,10 +297,10 @@ class Api:
             key, b"" if deleted else request.body, context, want, deleted=deleted
         )
         if request.query.get("returnbody") == "true":
-            return self._record(key, record, request)
+            return self._record(key, record, request, written=True)
         return encode_response(204)
 
-    def _record(self, key: bytes, record: Record, request: Request) -> bytes:
+    def _record(self, key: bytes, record: Record, request: Request, *, written: bool = False) -> bytes:
         """A record as a reply: every live value, and the context that covers exactly those and what they replaced."""
         live = record.versions
         metrics = self._node.metrics
@@ -311,6 +311,8 @@ class Api:
         if record.truncated:
             headers += "X-Clock-Truncated: true\r\n"
         if not live or (len(live) == 1 and live[0].deleted):
+            if written:
+                return encode_response(204, headers=headers)
             text = "deleted" if live else "no such key"
             return encode_json(404, {"error": text}, headers)
         if len(live) == 1:

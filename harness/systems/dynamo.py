@@ -1,0 +1,192 @@
+"""The built-in store as a system under test: how its nodes are configured, what it promises, how clients and probes speak to it.
+
+Sans-I/O: requests are built and responses read here; a world's Transport carries the bytes.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from harness.settings import Settings
+from harness.world import Refused, Silence, Transport
+from store.config import Config
+from workloads.connection import Definite, Indefinite, Siblings
+
+BUCKET = "b"
+CLIENT_TIMEOUT_NS = 2_000_000_000
+"""Longer than a coordinator waits, so that a client hears its 503."""
+
+PROBE_TIMEOUT_NS = 1_000_000_000
+
+
+def config(settings: Settings, node: str, peers: dict[str, str]) -> Config:
+    """One node's configuration. `peers` maps every node to its peer address (any text in the simulator)."""
+    return Config(
+        node=node,
+        peers=peers,
+        n=settings.n,
+        r=settings.r,
+        w=settings.w,
+        mode=settings.mode,
+        sloppy=settings.sloppy,
+        hinted_handoff=settings.hinted_handoff,
+        read_repair=settings.read_repair,
+    )
+
+
+def guarantees(settings: Settings) -> dict[str, Any]:
+    """What this store, so configured, promises; checkers judge nothing else (docs/checkers.md)."""
+    promised: dict[str, Any] = {"availability": True}
+    if settings.mode == "siblings":
+        promised |= {
+            "lost_writes": "causal",
+            "siblings": True,
+            "resurrection": True,
+            "set_full": True,
+            "cart": True,
+        }
+    else:
+        # Separate hosts have separate clocks, and a clock fault moves them apart: then newest is not last.
+        skewed = settings.world != "sim" or "clock" in settings.nemesis
+        promised |= {"lost_writes": "lww-skewed" if skewed else "lww", "resurrection": True}
+    promised["convergence"] = {
+        "after": "full-read" if settings.read_repair != "off" else "handoff",
+        "bound_seconds": settings.recovery_seconds,
+    }
+    return promised
+
+
+def _head(response: bytes, name: bytes) -> str | None:
+    start = response.find(b"\r\n" + name + b": ")
+    if start < 0:
+        return None
+    start += len(name) + 4
+    return response[start : response.index(b"\r\n", start)].decode("latin-1")
+
+
+def parse(response: bytes) -> tuple[int, Siblings]:
+    """(status, siblings) of a reply about a key. The store writes its header names as they are spelled here."""
+    status = int(response[9:12])
+    head, _, body = response.partition(b"\r\n\r\n")
+    head += b"\r\n"
+    context = _head(head, b"X-Causal-Context")
+    truncated = b"\r\nX-Clock-Truncated: true\r\n" in head
+    match status:
+        case 200:
+            return status, Siblings((body,), context, False, truncated)
+        case 300:
+            listed: list[str | None] = msgspec.json.decode(body)
+            values = tuple(b64decode(v) for v in listed if v is not None)
+            return status, Siblings(values, context, None in listed, truncated)
+        case _:
+            return status, Siblings((), context, context is not None, truncated)
+
+
+class DynamoConnection:
+    """One client's connection to one node (workloads.connection.Connection)."""
+
+    def __init__(self, transport: Transport, node: str) -> None:
+        self.node = node
+        self._transport = transport
+
+    async def get(self, key: str, *, r: int | None = None, pr: int | None = None) -> Siblings:
+        query = "&".join(f"{name}={n}" for name, n in (("r", r), ("pr", pr)) if n is not None)
+        target = f"/kv/{BUCKET}/{quote(key, safe='')}" + (f"?{query}" if query else "")
+        status, siblings = parse(
+            await self._request(f"GET {target} HTTP/1.1\r\nHost: {self.node}\r\n\r\n".encode())
+        )
+        if status not in (200, 300, 404):
+            raise Indefinite(f"status {status}")
+        return siblings
+
+    async def put(
+        self, key: str, body: bytes, *, context: str | None = None, w: int | None = None
+    ) -> Siblings:
+        return await self._write("PUT", key, body, context, w)
+
+    async def delete(self, key: str, *, context: str | None) -> Siblings:
+        return await self._write("DELETE", key, b"", context, None)
+
+    async def _write(
+        self, method: str, key: str, body: bytes, context: str | None, w: int | None
+    ) -> Siblings:
+        more = f"X-Causal-Context: {context}\r\n" if context else ""
+        query = "?returnbody=true" + (f"&w={w}" if w is not None else "")
+        head = (
+            f"{method} /kv/{BUCKET}/{quote(key, safe='')}{query} HTTP/1.1\r\nHost: {self.node}\r\n"
+            f"Content-Length: {len(body)}\r\n{more}\r\n"
+        )
+        status, siblings = parse(await self._request(head.encode() + body))
+        if status in (200, 204, 300):
+            return siblings
+        if 400 <= status < 500:
+            raise Definite(f"status {status}")
+        raise Indefinite(f"status {status}")
+
+    async def _request(self, payload: bytes) -> bytes:
+        try:
+            return await self._transport.request(payload, CLIENT_TIMEOUT_NS)
+        except Refused:
+            raise Definite("connection refused") from None
+        except Silence as silence:
+            raise Indefinite(str(silence) or "no answer") from None
+
+    def close(self) -> None:
+        self._transport.close()
+
+
+_Body = msgspec.defstruct("_Body", [("id", int)])
+
+
+def body_id(body: bytes) -> int:
+    """The unique id that every stored body begins with (workloads/body.py)."""
+    return msgspec.json.decode(body, type=_Body).id  # pyright: ignore[reportAttributeAccessIssue]  defined one line up
+
+
+class Probe:
+    """Looks at single nodes, past the quorum, and repairs nothing by looking. Silence and Refused pass through."""
+
+    def __init__(self, transport: Transport, node: str) -> None:
+        self.node = node
+        self._transport = transport
+
+    async def _page(self, path: str) -> Any:
+        request = f"GET {path} HTTP/1.1\r\nHost: {self.node}\r\n\r\n".encode()
+        response = await self._transport.request(request, PROBE_TIMEOUT_NS)
+        if int(response[9:12]) != 200:
+            raise Silence(f"{path}: status {int(response[9:12])}")
+        return msgspec.json.decode(response.partition(b"\r\n\r\n")[2])
+
+    async def replica(self) -> tuple[dict[str, list[int]], list[str]]:
+        """(key -> ids held, keys that hold a tombstone)."""
+        held: dict[str, Any] = await self._page(f"/admin/replica/{BUCKET}")
+        ids = {key: [body_id(b64decode(v)) for v in record["values"]] for key, record in sorted(held.items())}
+        return ids, [key for key, record in sorted(held.items()) if record["tombstones"]]
+
+    async def hints(self) -> list[list[Any]]:
+        """[target, key, ids] of every durable hint."""
+        hints: list[dict[str, Any]] = await self._page("/admin/hints")
+        prefix = f"{BUCKET}/"
+        return [
+            [
+                hint["target"],
+                hint["key"].removeprefix(prefix),
+                [body_id(b64decode(v)) for v in hint["values"]],
+            ]
+            for hint in hints
+        ]
+
+    async def digest(self) -> dict[str, str]:
+        """token range -> digest of what the node holds of it."""
+        return await self._page("/admin/digest")
+
+    async def homes(self, keys: list[str]) -> dict[str, list[str]]:
+        """key -> its home replicas, by this node's ring."""
+        return {
+            key: (await self._page(f"/admin/preference-list/{BUCKET}/{quote(key, safe='')}"))["homes"]
+            for key in keys
+        }

@@ -1,0 +1,120 @@
+"""When which harm is done: correlated bursts of faults from the chosen families, each healed again, and a final healer.
+
+The whole plan of a run is drawn beforehand, from the seed alone: `sunder run --dry-run` prints it, and a schedule holds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from nemeses import clock, partition, process
+from nemeses.draw import Draw, between
+from nemeses.fault import (
+    FAMILY_OF,
+    Fault,
+    Harm,
+    HealPartition,
+    Kill,
+    Partition,
+    Pause,
+    PowerLoss,
+    ResetClocks,
+    Restart,
+    Resume,
+    Skew,
+)
+
+
+class Package(msgspec.Struct, frozen=True):
+    """One family of faults: how to draw its n-th harm, how to undo one, and what heals whatever may be left."""
+
+    family: str
+    draw: Callable[[tuple[str, ...], Draw, int], Harm]
+    final: Callable[[tuple[str, ...]], Fault]
+
+
+PACKAGES: dict[str, Package] = {
+    p.family: p
+    for p in (
+        Package("partition", partition.draw, lambda nodes: HealPartition()),
+        Package("kill", process.kill, Restart),
+        Package("pause", process.pause, Resume),
+        Package("clock", clock.skew, lambda nodes: ResetClocks()),
+        Package("power", process.power_loss, Restart),
+    )
+}
+
+
+def undo(fault: Harm) -> Fault:
+    """The fault that heals this one."""
+    match fault:
+        case Partition():
+            return HealPartition()
+        case Kill(nodes) | PowerLoss(nodes):
+            return Restart(nodes)
+        case Pause(nodes):
+            return Resume(nodes)
+        case Skew():
+            return ResetClocks()
+
+
+def is_harm(fault: Fault) -> bool:
+    return isinstance(fault, Partition | Kill | PowerLoss | Pause | Skew)
+
+
+def family(fault: Fault) -> str:
+    return FAMILY_OF[msgspec.json.decode(msgspec.json.encode(fault))["fault"]]
+
+
+class Timed(msgspec.Struct, frozen=True, order=True):
+    """A fault and when it is due, in nanoseconds since the run began."""
+
+    at_ns: int
+    number: int
+    fault: Fault
+
+
+def plan(
+    families: tuple[str, ...], nodes: tuple[str, ...], time_ns: int, interval_ns: int, draw: Draw
+) -> list[Timed]:
+    """Bursts about every `interval_ns` until `time_ns`; what still stands then is left to `healers`.
+
+    In a burst one to three families strike within a fraction of the interval, so that harms overlap. A family strikes
+    again only after its last harm was healed; processes are hit by one of kill, pause and power at a time.
+    """
+    events: list[Timed] = []
+    busy_until: dict[str, int] = {}
+    number = 0
+    burst = 0
+    at_ns = interval_ns // 2
+    while families and at_ns < time_ns:
+        burst += 1
+        order = sorted(families, key=lambda f: (draw("burst-order", burst, f), f))
+        for name in order[: between(1, min(3, len(families)), draw, "burst-size", burst)]:
+            lock = "process" if name in ("kill", "pause", "power") else name
+            start = at_ns + draw("burst-offset", burst, name) % (interval_ns // 4 + 1)
+            if busy_until.get(lock, -1) >= start or start >= time_ns:
+                continue
+            number += 1
+            harm = PACKAGES[name].draw(nodes, draw, number)
+            hold_ns = between(interval_ns // 5, interval_ns, draw, "hold", number)
+            events.append(Timed(start, 2 * number, harm))
+            busy_until[lock] = start + hold_ns + interval_ns // 20
+            if start + hold_ns < time_ns:
+                events.append(Timed(start + hold_ns, 2 * number + 1, undo(harm)))
+        at_ns += between(interval_ns * 3 // 4, interval_ns * 5 // 4, draw, "burst-gap", burst)
+    return sorted(events, key=lambda e: (e.at_ns, e.number))
+
+
+def healers(families: tuple[str, ...], nodes: tuple[str, ...]) -> list[Fault]:
+    """What ends all harm of these families, in order: links first, then processes, then clocks."""
+    order = ("partition", "pause", "kill", "power", "clock")
+    heal: list[Fault] = []
+    for name in order:
+        if name in families:
+            fault = PACKAGES[name].final(nodes)
+            if fault not in heal:
+                heal.append(fault)
+    return heal
