@@ -14,6 +14,7 @@ import msgspec
 from harness.settings import Settings
 from harness.world import Refused, Silence, Transport
 from store.config import Config
+from workloads.body import Body, decode
 from workloads.connection import Definite, Indefinite, Siblings
 
 BUCKET = "b"
@@ -139,12 +140,9 @@ class DynamoConnection:
         self._transport.close()
 
 
-_Body = msgspec.defstruct("_Body", [("id", int)])
-
-
 def body_id(body: bytes) -> int:
-    """The unique id that every stored body begins with (workloads/body.py)."""
-    return msgspec.json.decode(body, type=_Body).id  # pyright: ignore[reportAttributeAccessIssue]  defined one line up
+    """The unique id that every stored body holds."""
+    return decode(body, Body).id
 
 
 class Probe:

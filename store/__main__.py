@@ -1,0 +1,136 @@
+"""Starts one node of the store: `python -m store --config FILE.json`."""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+from typing import Never
+
+import msgspec
+
+from store.config import Config
+
+MISTAKE = 254
+"""Exit status when the user has to change something, said in one sentence on stderr."""
+
+EXAMPLE = Config(
+    node="a",
+    peers={"a": "127.0.0.1:8101", "b": "127.0.0.1:8102", "c": "127.0.0.1:8103"},
+    host="127.0.0.1",
+    http_port=8001,
+    peer_port=8101,
+    directory="/tmp/sunder/a",
+)
+
+
+def refuse(sentence: str) -> Never:
+    """Ends the program over a mistake of its user's."""
+    print(sentence, file=sys.stderr)
+    raise SystemExit(MISTAKE)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Never:
+        refuse(f"python -m store: {message}; see `python -m store --help`")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m store", description="One node of a Dynamo-style store.", allow_abbrev=False
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--config", metavar="FILE.json", help="serve with this configuration until SIGTERM")
+    what.add_argument("--print-example", action="store_true", help="print a configuration to start from")
+    return parser
+
+
+def load(path: str) -> Config:
+    """The configuration in a file; a mistake in it ends the program."""
+    try:
+        with open(path, "rb") as file:
+            config = msgspec.json.decode(file.read(), type=Config)
+    except OSError as problem:
+        refuse(
+            f"cannot read {path}: {problem.strerror}; `--print-example` prints a configuration to start from"
+        )
+    except msgspec.DecodeError as problem:
+        refuse(f"{path} is no configuration: {problem}{_nearest(str(problem))}")
+    for sentence in mistakes(config):
+        refuse(f"{path}: {sentence}")
+    return config
+
+
+def _nearest(message: str) -> str:
+    if "unknown field" not in message:
+        return ""
+    import difflib  # noqa: PLC0415  # only a mistake pays for it
+
+    unknown = message.split("`")[1]
+    names = difflib.get_close_matches(unknown, Config.__struct_fields__, n=1)
+    return f"; the nearest known one is `{names[0]}`" if names else "; `--print-example` shows the known ones"
+
+
+def mistakes(config: Config) -> list[str]:
+    """What no node could run with, each a sentence that says what to change."""
+    from store.server import split_address  # noqa: PLC0415  # see main
+
+    found: list[str] = []
+    if config.node not in config.peers:
+        found.append(f"`peers` must also name this node, {config.node!r}")
+    for name, address in config.peers.items():
+        try:
+            split_address(address)
+        except ValueError:
+            found.append(f"the address of {name!r} in `peers` must be host:port, not {address!r}")
+    for field in ("http_port", "peer_port"):
+        if not 0 <= getattr(config, field) < 65_536:
+            found.append(f"`{field}` must be from 0 (any free port) to 65535")
+    for field in ("r", "w"):
+        if not 1 <= getattr(config, field) <= config.n:
+            found.append(f"`{field}` must be from 1 to n, which is {config.n}")
+    if config.n > len(config.peers):
+        found.append(f"`n` is {config.n}, but `peers` names only {len(config.peers)} nodes")
+    for field in _POSITIVE:
+        if getattr(config, field) < 1:
+            found.append(f"`{field}` must be at least 1")
+    return found
+
+
+_POSITIVE = (
+    "clock_entries_max",
+    "frame_bytes_max",
+    "gossip_interval_ms",
+    "hint_retry_max_ms",
+    "hint_retry_ms",
+    "hints_per_second",
+    "n",
+    "replica_timeout_ms",
+    "request_timeout_ms",
+    "siblings_max",
+    "siblings_warn",
+    "suspect_after_ms",
+    "token_ranges",
+    "value_bytes_max",
+)
+
+
+def main() -> None:
+    arguments = _parser().parse_args()
+    if arguments.print_example:
+        print(msgspec.json.format(msgspec.json.encode(EXAMPLE), indent=2).decode())
+        return
+    # A server's imports are most of its start: whoever asks for an example or makes a mistake need not wait for them.
+    from store import server  # noqa: PLC0415
+
+    config = load(arguments.config)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        server.run(config)
+    except server.CannotServe as problem:
+        refuse(str(problem))
+
+
+if __name__ == "__main__":
+    main()
