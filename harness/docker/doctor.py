@@ -1,0 +1,78 @@
+"""Says which faults containers can suffer here, by which mechanism, and what would help where they cannot."""
+
+from __future__ import annotations
+
+import docker.errors
+import msgspec
+
+from harness.docker import image, links
+from harness.docker.engine import Engine, NoEngine, engine, labels, new_run
+from harness.world import Support
+
+
+class Diagnosis(msgspec.Struct, frozen=True):
+    """The engine and the image as they are, and each fault family's support."""
+
+    engine: str
+    """The engine's version, or what to do to get one."""
+    image: str
+    """The node image's tag, or what to do to get one."""
+    supports: tuple[Support, ...]
+
+
+def diagnose() -> list[Support]:
+    """The support of every family, by trying it where trying is cheap. Never raises for a missing engine or image."""
+    return list(examine().supports)
+
+
+def examine() -> Diagnosis:
+    """Looks for the engine and the image, and tries iptables in a container of that image that lives a second."""
+    try:
+        client = engine()
+    except NoEngine as missing:
+        return Diagnosis(str(missing), "", _without(str(missing)))
+    version = f"Docker {client.version()['Version']}"
+    try:
+        tag = image.current(client)
+    except image.NoImage as missing:
+        return Diagnosis(version, str(missing), _without(str(missing)))
+    return Diagnosis(version, tag, tuple(supports(can_cut(client, tag)).values()))
+
+
+def can_cut(client: Engine, tag: str) -> bool:
+    """Whether rules can be set inside a container of the image."""
+    try:
+        said: bytes = client.containers.run(
+            tag,
+            ["-c", links.SETUP],
+            entrypoint=["bash"],
+            remove=True,
+            cap_add=["NET_ADMIN"],
+            network_mode="none",
+            labels=labels(new_run()),
+        )
+    except (docker.errors.ContainerError, docker.errors.APIError):
+        return False
+    return bool(links.tables(said.decode()).four)
+
+
+def supports(cuts: bool) -> dict[str, Support]:
+    """By family; `cuts` says whether iptables works inside the containers."""
+    found = [
+        Support("partition", links.MECHANISM)
+        if cuts
+        else Support(
+            "partition",
+            remedy="iptables does not work inside the containers: load the kernel's filter tables on this machine "
+            "(modprobe nf_tables ip_tables), and let the engine grant NET_ADMIN.",
+        ),
+        Support("kill", "SIGKILL to the store's process; its container stays"),
+        Support("pause", "SIGSTOP to the store's process"),
+        Support("clock", remedy="Clock faults are made in the simulator only so far: use --world sim."),
+        Support("power", remedy="Power loss is made in the simulator only so far: use --world sim."),
+    ]
+    return {support.family: support for support in found}
+
+
+def _without(remedy: str) -> tuple[Support, ...]:
+    return tuple(Support(family, remedy=remedy) for family in supports(False))
