@@ -6,7 +6,7 @@ addition carries a unique tag and a removal names the tags that it saw (Shapiro 
 
 from __future__ import annotations
 
-from history.generator import Context, Generator, fn, stagger
+from history.generator import Ask, Context, Generator, fn, stagger
 from history.op import Op, Process
 from workloads import body
 from workloads.client import Client
@@ -37,19 +37,19 @@ class ShoppingCart:
     def generator(self, options: Options) -> Generator:
         keys = self.keys(options)
 
-        def ask(ctx: Context, i: int) -> Op:
+        def ask(ctx: Context, i: int) -> Ask:
             """Five adds, three removes and two reads in ten. A remove takes an item that was asked for lately."""
             choice = ctx.draw("f", i) % 10
             cart = ctx.draw("cart", i) % len(keys)
             if choice < 2:
-                return Op(-1, "invoke", "read", keys[cart])
+                return Ask("read", keys[cart])
             # Which earlier operations were adds of this cart can be drawn again: draws are keyed by number.
             if choice < 5:
                 for back in range(1, min(i, 200) + 1):
                     j = i - 1 - (ctx.draw("back", i) + back) % min(i, 200)
                     if ctx.draw("cart", j) % len(keys) == cart and ctx.draw("f", j) % 10 >= 5:
-                        return Op(-1, "invoke", "remove", keys[cart], j + 1, meta={"id": i + 1})
-            return Op(-1, "invoke", "add", keys[cart], i + 1, meta={"id": i + 1})
+                        return Ask("remove", keys[cart], j + 1, meta={"id": i + 1})
+            return Ask("add", keys[cart], i + 1, meta={"id": i + 1})
 
         return stagger(int(1e9 / options.rate), fn("cart", ask))
 

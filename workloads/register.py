@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from history.generator import Context, Generator, fn, stagger
+from history.generator import Ask, Context, Generator, fn, stagger
 from history.op import Op, Process
 from workloads import body
 from workloads.client import Client
@@ -23,13 +23,13 @@ class Register:
     def generator(self, options: Options) -> Generator:
         keys = self.keys(options)
 
-        def ask(ctx: Context, i: int) -> Op:
+        def ask(ctx: Context, i: int) -> Ask:
             """Four reads, five writes and one delete in ten; the id is the operation's number."""
             key = keys[ctx.draw("key", i) % len(keys)]
             choice = ctx.draw("f", i) % 10
             if choice < 4:
-                return Op(-1, "invoke", "get", key)
-            return Op(-1, "invoke", "put" if choice < 9 else "delete", key, i + 1)
+                return Ask("get", key)
+            return Ask("put" if choice < 9 else "delete", key, i + 1)
 
         return stagger(int(1e9 / options.rate), fn("register", ask))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from history.generator import Context, Generator, fn, stagger
+from history.generator import Ask, Context, Generator, fn, stagger
 from history.op import Op, Process
 from workloads import body
 from workloads.client import Client
@@ -29,11 +29,11 @@ class GrowingSet:
         return [KEY]
 
     def generator(self, options: Options) -> Generator:
-        def ask(ctx: Context, i: int) -> Op:
+        def ask(ctx: Context, i: int) -> Ask:
             """Three adds to one read; the element is the operation's number."""
             if ctx.draw("f", i) % 4 == 0:
-                return Op(-1, "invoke", "read", KEY)
-            return Op(-1, "invoke", "add", KEY, i + 1)
+                return Ask("read", KEY)
+            return Ask("add", KEY, i + 1)
 
         return stagger(int(1e9 / options.rate), fn("set", ask))
 

@@ -1,0 +1,409 @@
+"""One test from its settings to its verdict: load and faults, heal, quiescence, final reads, judgement.
+
+Safety phase first (anything goes), then liveness: clients stop, all faults are healed, hints drain; then every node is looked
+at alone, and only then each key is read through the cluster, since such a read repairs and hides what had diverged.
+"""
+
+from __future__ import annotations
+
+import platform
+import secrets
+import traceback
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import msgspec
+
+import checkers
+from checkers.verdict import Valid, Verdict, compose
+from harness.interpreter import FaultNemesis, interpret
+from harness.settings import Settings
+from harness.sim.draws import Draws
+from harness.systems import dynamo
+from harness.world import Refused, Silence, World
+from history.generator import Generator, any_of, clients, time_limit
+from history.header import Header
+from history.history import History
+from history.journal import Journal, MemoryJournal, Sink, read
+from history.op import NEMESIS, PROBE, Op
+from history.recorder import Recorder
+from history.schedule import Schedule, Scripted, TimedFault
+from nemeses.fault import FAMILY_OF, Fault
+from nemeses.plan import healers, is_harm, plan
+from workloads import WORKLOADS
+from workloads.workload import Options, Workload
+
+READER = "reader"
+"""The client that reads every key at last."""
+
+OBSERVE_EVERY_NS = 250_000_000
+QUIET_AT_LEAST_NS = 2_500_000_000
+"""Longer than a coordinator works on a write whose client has gone, so that no hint comes after the look at hints."""
+
+FINAL_ATTEMPTS_MAX = 20
+FINAL_RETRY_NS = 250_000_000
+GRACE_NS = 5_000_000_000
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a run has come; times in seconds of its world."""
+
+    phase: str
+    seconds: float
+    total_seconds: float
+    ok: int = 0
+    fail: int = 0
+    info: int = 0
+    faults: tuple[str, ...] = ()
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """A finished run. `trace` is the simulator's hash of every event; `journal` the history's bytes."""
+
+    verdict: Valid
+    sentence: str
+    verdicts: list[Verdict]
+    history: History
+    journal: bytes
+    schedule: Schedule
+    logs: dict[str, str]
+    environment: dict[str, Any]
+    seed: int
+    duration_seconds: float
+    trace: str | None = None
+
+
+def execute(
+    settings: Settings, folder: Path | None = None, progress: Callable[[Progress], None] | None = None
+) -> Outcome:
+    """Runs one test to its end. With a folder the history is journaled there as it happens."""
+    seed = settings.seed if settings.seed is not None else secrets.randbits(31)
+    return _Run(msgspec.structs.replace(settings, seed=seed), seed, folder, progress, None).execute()
+
+
+def replay(
+    schedule: Schedule,
+    settings: Settings,
+    folder: Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Outcome:
+    """Runs a written-down schedule: its operations and faults at their times, the same final phase."""
+    settings = msgspec.structs.replace(settings, seed=schedule.seed)
+    return _Run(settings, schedule.seed, folder, progress, schedule).execute()
+
+
+def judge(history: History, names: list[str] | None = None) -> tuple[Valid, str, list[Verdict]]:
+    """The verdict on a history: by the named checkers, or by those of its workload."""
+    if names is None:
+        workload = WORKLOADS.get(history.header.workload)
+        names = list(workload.checkers) if workload else list(checkers.CHECKERS)
+    verdicts = checkers.check_all(history, names)
+    verdict = compose(verdicts)
+    return verdict, sentence(verdict, verdicts), verdicts
+
+
+def sentence(verdict: Valid, verdicts: list[Verdict]) -> str:
+    """The verdict in one sentence."""
+    judged = [v for v in verdicts if v.judged]
+    worst = next((v for v in judged if v.valid is verdict), None)
+    match verdict:
+        case Valid.VALID:
+            return f"valid: nothing that was promised was broken ({', '.join(v.checker for v in judged)})"
+        case Valid.UNKNOWN if worst is None:
+            return "unknown: nothing was judged"
+        case _:
+            assert worst is not None
+            return f"{verdict}: {worst.checker}: {worst.reason}"
+
+
+def faults_of(settings: Settings, seed: int) -> list[TimedFault]:
+    """Every fault that a run with this seed will ask for, in order; what `--dry-run` prints."""
+    drawn = plan(
+        settings.nemesis,
+        node_names(settings),
+        int(settings.time_seconds * 1e9),
+        int(settings.nemesis_interval_seconds * 1e9),
+        Draws(seed).draw,
+    )
+    return [TimedFault(t.at_ns, t.fault) for t in drawn]
+
+
+def node_names(settings: Settings) -> tuple[str, ...]:
+    return tuple(f"n{i + 1}" for i in range(settings.nodes))
+
+
+def fault_op(fault: Fault) -> Op:
+    """The invocation that asks the nemesis for a fault, as history-format.md has it."""
+    content = msgspec.to_builtins(fault)
+    tag = content["fault"]
+    meta: dict[str, Any] = {"family": FAMILY_OF[tag]}
+    if not is_harm(fault):
+        meta["heal"] = True
+    return Op(NEMESIS, "invoke", tag, None, content, meta=meta)
+
+
+def build_world(settings: Settings, seed: int, folder: Path | None) -> World:
+    if settings.world == "sim":
+        from harness.sim.world import SimWorld
+        from store.node import Node
+
+        names = node_names(settings)
+        peers = dict.fromkeys(names, "")
+        return SimWorld(names, seed, lambda node, runtime: Node(dynamo.config(settings, node, peers), runtime))
+    from harness.docker.world import docker_world  # the SDK is loaded only by those who use it
+
+    return docker_world(settings, seed, folder)
+
+
+class _Counted:
+    """A sink that also counts the clients' completions by type, for the progress line."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._append = sink.append
+        self.close = sink.close
+        self.counts = {"ok": 0, "fail": 0, "info": 0, "invoke": 0}
+
+    def append(self, op: Op) -> None:
+        self._append(op)
+        if isinstance(op.process, int):
+            self.counts[op.type] += 1
+
+
+class _Run:
+    def __init__(
+        self,
+        settings: Settings,
+        seed: int,
+        folder: Path | None,
+        progress: Callable[[Progress], None] | None,
+        schedule: Schedule | None,
+    ) -> None:
+        self.settings = settings
+        self.seed = seed
+        self.schedule = schedule
+        self.folder = folder
+        self.progress = progress
+        self.workload: Workload = WORKLOADS[settings.workload]
+        self.options = Options(keys=settings.keys, rate=settings.rate, n=settings.n)
+        self.draw = Draws(seed).draw
+        self.world = build_world(settings, seed, folder)
+        self.header = Header(
+            name=settings.title,
+            world=settings.world,
+            workload=settings.workload,
+            seed=seed,
+            nodes=self.world.nodes,
+            guarantees=dynamo.guarantees(settings),
+            families=settings.nemesis,
+            mechanisms={f: self.world.support(f).mechanism for f in settings.nemesis},
+            config=configuration(settings),
+        )
+        self.sink = MemoryJournal(self.header) if folder is None else Journal(folder / "history.jsonl", self.header)
+        self.counted = _Counted(self.sink)
+        self.recorder = Recorder(self.counted, self.world.now_ns)
+        self.nemesis = FaultNemesis(self.world)
+        self.observing = True
+        self.phase = "safety"
+        self.probes: dict[str, dynamo.Probe] = {}
+
+    def execute(self) -> Outcome:
+        began = perf_counter()
+        error = ""
+        harness_errors: list[str] = []
+        try:
+            harness_errors = self.world.run(self._main())
+        except Exception:
+            # What was journaled is still worth judging, but the run says that it is the harness that broke.
+            error = traceback.format_exc()
+        finally:
+            self.sink.close()
+        journal = self.sink.bytes() if isinstance(self.sink, MemoryJournal) else self.sink.path.read_bytes()
+        history = read(journal)
+        verdict, text, verdicts = judge(history, list(self.settings.checkers) if self.settings.checkers else None)
+        if error or harness_errors:
+            broken = error or harness_errors[0]
+            verdicts = [harness_error(broken), *verdicts]
+            verdict = compose(verdicts)
+            text = sentence(verdict, verdicts)
+        return Outcome(
+            verdict=verdict,
+            sentence=text,
+            verdicts=verdicts,
+            history=history,
+            journal=journal,
+            schedule=self.schedule or Schedule.from_history(history),
+            logs=self.world.logs(),
+            environment=self._environment(),
+            seed=self.seed,
+            duration_seconds=perf_counter() - began,
+            trace=getattr(self.world, "trace_hash", None),
+        )
+
+    async def _main(self) -> list[str]:
+        try:
+            await self.world.start()
+            self._phase("safety")
+            observer = self.world.spawn(self._observe(), name="observer")
+            errors = await self._load()
+            await self._heal()
+            await self._recover()
+            self.observing = False
+            await observer
+            await self._final()
+            return errors
+        finally:
+            await self.world.stop()
+
+    def _phase(self, name: str) -> None:
+        self.phase = name
+        self.recorder.event(Op(NEMESIS, "info", "phase", None, name))
+
+    async def _load(self) -> list[str]:
+        """Clients and faults side by side for the time set; what the clients' own errors were."""
+        time_ns = int(self.settings.time_seconds * 1e9)
+        if self.schedule is not None:
+            generator: Generator = Scripted(self.schedule)
+        else:
+            faults = Schedule(seed=self.seed, faults=tuple(faults_of(self.settings, self.seed)))
+            generator = any_of(
+                clients(time_limit(time_ns, self.workload.generator(self.options))), Scripted(faults)
+            )
+        return await interpret(
+            self.world,
+            generator,
+            lambda process, node: self.workload.client(self._connection(node, str(process)), process, self.options),
+            self.nemesis,
+            self.recorder,
+            concurrency=self.settings.concurrency,
+            draw=self.draw,
+            grace_ns=GRACE_NS,
+        )
+
+    def _connection(self, node: str, client: str) -> dynamo.DynamoConnection:
+        return dynamo.DynamoConnection(self.world.transport(node, client=client), node)
+
+    async def _heal(self) -> None:
+        self._phase("heal")
+        for fault in healers(self.settings.nemesis, self.world.nodes):
+            invocation = self.recorder.invoke(fault_op(fault))
+            self.recorder.complete(await self.nemesis.invoke(invocation))
+
+    async def _recover(self) -> None:
+        """Waits until no node holds a hint for another, seen twice; at most the recovery time."""
+        self._phase("recovery")
+        began = self.world.now_ns()
+        quiet = 0
+        while self.world.now_ns() - began < self.settings.recovery_seconds * 1e9:
+            await self.world.sleep(OBSERVE_EVERY_NS)
+            pending = [await self._look("hints", node) for node in self.world.nodes]
+            quiet = quiet + 1 if all(p == [] for p in pending) else 0
+            if quiet >= 2 and self.world.now_ns() - began >= QUIET_AT_LEAST_NS:
+                return
+
+    async def _final(self) -> None:
+        self._phase("final")
+        keys = self.workload.keys(self.options)
+        for node in self.world.nodes:
+            if await self._look("homes", node, keys=keys) is not None:
+                break
+        await self._look_at_all("quiet")
+        for key in keys:
+            await self._read_at_last(key)
+        await self._look_at_all("read")
+
+    async def _look_at_all(self, stage: str) -> None:
+        for f in ("hints", "replica"):
+            for node in self.world.nodes:
+                await self._look(f, node, stage=stage)
+
+    async def _read_at_last(self, key: str) -> None:
+        """Reads a key from all its home replicas, through one node after another until one can."""
+        nodes = self.world.nodes
+        for attempt in range(FINAL_ATTEMPTS_MAX):
+            node = nodes[attempt % len(nodes)]
+            client = self.workload.client(self._connection(node, READER), READER, self.options)
+            asked = client.prepare(Op(READER, "invoke", self.workload.final_f, key, node=node, meta={"final": True}))
+            done = self.recorder.complete(await client.invoke(self.recorder.invoke(asked), self.recorder))
+            client.close()
+            if done.type == "ok":
+                return
+            await self.world.sleep(FINAL_RETRY_NS)
+
+    async def _observe(self) -> None:
+        """Looks at every node's hints and digests at a steady period, all through load, heal and recovery."""
+        while self.observing:
+            await self.world.sleep(OBSERVE_EVERY_NS)
+            for node in self.world.nodes:
+                if self.phase != "recovery":
+                    await self._look("hints", node)
+                await self._look("digest", node)
+            if self.progress is not None:
+                self.progress(self._progress())
+
+    async def _look(self, f: str, node: str, *, stage: str | None = None, keys: list[str] | None = None) -> Any:
+        """One observation by the probe, written down; None when the node did not answer."""
+        probe = self.probes.get(node)
+        if probe is None:
+            probe = self.probes[node] = dynamo.Probe(self.world.transport(node, client=PROBE), node)
+        meta = {"stage": stage} if stage else {}
+        asking: Coroutine[Any, Any, Any]
+        match f:
+            case "hints":
+                asking = probe.hints()
+            case "digest":
+                asking = probe.digest()
+            case "homes":
+                asking = probe.homes(keys or [])
+            case _:
+                asking = probe.replica()
+        invocation = Op(PROBE, "invoke", f, None, node=node, meta=meta)
+        try:
+            answer: Any = await asking
+        except (Refused, Silence) as problem:
+            self.recorder.invoke(invocation)
+            self.recorder.complete(invocation.completed("fail", error=str(problem) or type(problem).__name__))
+            return None
+        more: dict[str, Any] = {}
+        if f == "replica":
+            answer, deleted = answer
+            more = {"deleted": deleted} if deleted else {}
+        # Written down together: probes overlap, and an observation is one moment's look, not a client's operation.
+        self.recorder.invoke(invocation)
+        self.recorder.complete(invocation.completed("ok", answer, **meta, **more))
+        return answer
+
+    def _progress(self) -> Progress:
+        counts = self.counted.counts
+        return Progress(
+            phase=self.phase,
+            seconds=self.world.now_ns() / 1e9,
+            total_seconds=self.settings.time_seconds,
+            ok=counts.get("ok", 0),
+            fail=counts.get("fail", 0),
+            info=counts.get("info", 0),
+            faults=tuple(self.nemesis.standing),
+        )
+
+    def _environment(self) -> dict[str, Any]:
+        return {
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "mechanisms": self.header.mechanisms,
+        }
+
+
+def configuration(settings: Settings) -> dict[str, Any]:
+    """The settings as the header and the schedule carry them: what was asked, no paths."""
+    content: dict[str, Any] = msgspec.to_builtins(settings)
+    for name in ("runs", "store_path", "leave_running", "name", "checkers"):
+        content.pop(name, None)
+    return content
+
+
+def harness_error(text: str) -> Verdict:
+    last = text.strip().splitlines()[-1]
+    return Verdict(
+        checker="harness", valid=Valid.HARNESS_ERROR, reason=f"the harness failed: {last}", evidence={"traceback": text}
+    )

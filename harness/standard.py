@@ -1,0 +1,65 @@
+"""The standard combinations: what "standard" means everywhere, in campaigns, in continuous integration and in the docs.
+
+Each is ten seconds of load and faults, then quiescence. The isolation cells leave one repair mechanism on: read repair
+heals what a broken handoff has lost and the other way round, so each would hide the other's bugs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class Combination(msgspec.Struct, frozen=True, kw_only=True):
+    """A named cell: the settings that it changes, and the sentence that says what it is there for."""
+
+    name: str
+    sentence: str
+    settings: dict[str, Any]
+
+
+_TEN_SECONDS: dict[str, Any] = {
+    "time_seconds": 10.0,
+    "recovery_seconds": 30.0,
+    "nemesis_interval_seconds": 2.0,
+    "rate": 50.0,
+    "keys": 8,
+}
+
+
+def _cell(name: str, sentence: str, workload: str, nemesis: str, **more: Any) -> Combination:
+    families = tuple(f for f in nemesis.split(",") if f)
+    return Combination(
+        name=name, sentence=sentence, settings={**_TEN_SECONDS, "workload": workload, "nemesis": families, **more}
+    )
+
+
+COMBINATIONS: dict[str, Combination] = {
+    c.name: c
+    for c in (
+        _cell("cart", "The shopping cart under everything but power loss.", "cart", "partition,kill,pause,clock"),
+        _cell("set", "One contended key, read-modify-write.", "set", "partition,kill,pause,clock"),
+        _cell(
+            "register", "Many keys, contexts old and new, deletes.", "register", "partition,kill,pause,clock"
+        ),
+        _cell("register-power", "What an fsync has promised survives a power loss.", "register", "power,partition"),
+        _cell("quiet", "No fault at all: causality alone must be right.", "register", ""),
+        _cell("strict", "Strict quorum: no fallbacks, no hints.", "register", "partition,kill,pause", sloppy=False),
+        _cell(
+            "handoff-only",
+            "Isolation: hinted handoff on, read repair off.",
+            "register",
+            "partition,kill,pause",
+            read_repair="off",
+        ),
+        _cell(
+            "read-repair-only",
+            "Isolation: read repair on, hinted handoff off.",
+            "register",
+            "partition,kill,pause",
+            hinted_handoff=False,
+        ),
+        _cell("lww", "Last writer wins: its losses are counted.", "set", "partition,kill,pause,clock", mode="lww"),
+    )
+}
