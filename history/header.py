@@ -26,7 +26,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     workload: str = ""
     seed: int = 0
     nodes: tuple[str, ...] = ()
-    guarantees: dict[str, Any] = {}  # noqa: RUF012  msgspec copies an empty mutable default per instance
+    guarantees: dict[str, Any] = {}
     families: tuple[str, ...] = ()
-    mechanisms: dict[str, str] = {}  # noqa: RUF012
-    config: dict[str, Any] = {}  # noqa: RUF012
+    mechanisms: dict[str, str] = {}
+    config: dict[str, Any] = {}

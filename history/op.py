@@ -31,7 +31,7 @@ class Op(msgspec.Struct, frozen=True, omit_defaults=True):
     value: Any = None
     error: str | None = None
     node: str | None = None
-    meta: dict[str, Any] = {}  # noqa: RUF012  msgspec copies an empty mutable default per instance
+    meta: dict[str, Any] = {}
     time: int = 0
     index: int = -1
 

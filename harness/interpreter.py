@@ -1,0 +1,453 @@
+"""Applies a generator to the world: asks for operations, has clients and the nemesis perform them, records it all."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from harness.world import Unsupported, World
+from history.generator import (
+    NEMESIS_THREAD,
+    NEVER,
+    SECOND,
+    Ask,
+    Context,
+    Draw,
+    Generator,
+    Pending,
+    bit,
+)
+from history.op import NEMESIS, Op, Process
+from history.recorder import Recorder
+from nemeses.fault import Fault
+from workloads.client import Client, Clients
+
+GRACE_NS = 30 * SECOND
+"""Longer than any client's own timeout: only what hangs is abandoned."""
+
+LETTING_GO_NS = SECOND
+"""How long cancelled clients get to unwind before the run goes on without them."""
+
+
+class Nemesis(Protocol):
+    """Does harm. `prepare` makes the journaled form; `invoke` returns its completion, as a client does."""
+
+    def prepare(self, op: Op) -> Op: ...
+
+    async def invoke(self, op: Op) -> Op: ...
+
+
+class _NemesisClient:
+    """The nemesis in the place of a client; it has no store requests to bracket, and outlives every process."""
+
+    def __init__(self, nemesis: Nemesis) -> None:
+        self.prepare = nemesis.prepare
+        self._invoke = nemesis.invoke
+
+    async def invoke(self, op: Op, recorder: Recorder) -> Op:
+        return await self._invoke(op)
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+class FaultNemesis:
+    """Injects the fault in `op.value` into the world: `ok` with the evidence, `fail` when the world cannot make it."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def prepare(self, op: Op) -> Op:
+        """The fault as JSON, named by its tag."""
+        value = msgspec.to_builtins(
+            msgspec.convert(op.value, Fault) if isinstance(op.value, dict) else op.value
+        )
+        return msgspec.structs.replace(op, f=value["fault"], value=value)
+
+    async def invoke(self, op: Op) -> Op:
+        try:
+            evidence = await self._world.inject(msgspec.convert(op.value, Fault))
+        except Unsupported as problem:
+            return op.completed("fail", error=str(problem))
+        return op.completed("ok", msgspec.to_builtins(evidence))
+
+
+class HarnessError(msgspec.Struct, frozen=True):
+    """Something that is wrong with us and not with the system under test. `index` is the operation's invocation."""
+
+    index: int
+    sentence: str
+    traceback: str = ""
+
+
+class _Worker:
+    """One thread: serves the operations that it is handed, one after the other."""
+
+    __slots__ = ("abandoned", "ended", "handed", "op", "server", "task", "thread")
+
+    def __init__(self, thread: int, handed: Any, ended: Any) -> None:
+        self.thread = thread
+        self.handed = handed  # future: set when `op` is there
+        self.ended = ended  # future: set when the task is over
+        self.op: Op | None = None  # what is in flight
+        self.server: Client | None = None
+        self.abandoned = False
+        self.task: Any = None
+
+
+async def interpret(
+    world: World,
+    generator: Generator,
+    clients: Clients,
+    nemesis: Nemesis,
+    recorder: Recorder,
+    *,
+    concurrency: int,
+    draw: Draw,
+    grace_ns: int = GRACE_NS,
+) -> list[HarnessError]:
+    """Runs the generator to its end and returns what went wrong with the harness itself.
+
+    Client threads are 0 to concurrency - 1. A thread begins as the process of its own number; after `info` it goes on
+    as process + concurrency, with a new client (and, over several calls with one recorder, never as a retired one).
+    When the generator can do nothing but wait for completions, and has waited for `grace_ns`, then what is in flight
+    becomes `info` and its tasks are cancelled. On the way out, errors and cancellation included, all clients are closed.
+    """
+    run = _Interpretation(world, generator, clients, nemesis, recorder, concurrency, draw, grace_ns)
+    try:
+        await run.loop()
+    finally:
+        run.close()
+    await run.let_go()
+    return run.errors
+
+
+class _Interpretation:
+    def __init__(
+        self,
+        world: World,
+        generator: Generator,
+        clients: Clients,
+        nemesis: Nemesis,
+        recorder: Recorder,
+        concurrency: int,
+        draw: Draw,
+        grace_ns: int,
+    ) -> None:
+        assert concurrency > 0, f"at least one client is needed, not {concurrency}"
+        self.errors: list[HarnessError] = []
+        self._world = world
+        self._generator = generator
+        self._clients = clients
+        self._nemesis = nemesis
+        self._recorder = recorder
+        self._concurrency = concurrency
+        self._draw = draw
+        self._grace_ns = grace_ns
+        self._processes = tuple(self._unretired(t) for t in range(concurrency))
+        self._everyone = (1 << (concurrency + 1)) - 2  # without the nemesis: see Context.free
+        self._busy = 0
+        self._count = 0
+        self._workers: dict[int, _Worker] = {}
+        self._gone: list[_Worker] = []
+        self._completed: list[Op] = []
+        self._failure: BaseException | None = None
+        self._closing = False
+        self._asked = False
+        self._wake = world.future()
+        self._alarms: list[tuple[int, Any]] = []
+
+    def _unretired(self, process: int) -> int:
+        while self._recorder.retired(process):
+            process += self._concurrency
+        return process
+
+    # The main task
+
+    async def loop(self) -> None:
+        now_ns = self._world.now_ns
+        waiting_since = -1
+        while True:
+            # Completions are recorded when they happen, before this task runs again: nothing is invoked while an
+            # answer that is already here stands unrecorded, which would invent concurrency.
+            if self._completed:
+                context = self._context(now_ns())
+                completed, self._completed = self._completed, []
+                for op in completed:
+                    self._update(context, op)
+            if self._failure is not None:
+                raise self._failure
+            now = now_ns()
+            until = self._invoke_all(now)
+            if until is None and not self._busy:
+                return
+            if until is None or until == NEVER:
+                assert self._busy, (
+                    f"the generator waits for ever, with nothing in flight: {self._generator!r}"
+                )
+                if waiting_since < 0 or self._asked:
+                    waiting_since = now
+                until = waiting_since + self._grace_ns
+                if now >= until:
+                    self._abandon_all()
+                    waiting_since = -1
+                    continue
+            else:
+                waiting_since = -1
+            self._alarm(until)
+            await self._wake
+            self._wake = self._world.future()
+
+    def _invoke_all(self, now: int) -> int | None:
+        """Invokes whatever is due; returns when to ask again (NEVER: after an event), or None when exhausted."""
+        self._asked = False
+        while True:
+            context = self._context(now)
+            try:
+                step = self._generator.op(context)
+            except Exception as problem:
+                problem.add_note(f"raised by the generator at {now} ns")
+                raise
+            if step is None:
+                return None
+            ask, self._generator = step
+            if isinstance(ask, Pending):
+                return ask.until
+            self._asked = True
+            if ask.type == "info":
+                self._update(context, self._recorder.event(_op(NEMESIS, ask, "info")))
+            else:
+                self._invoke(context, ask)
+            now = self._world.now_ns()
+
+    def _invoke(self, context: Context, ask: Ask) -> None:
+        thread = ask.thread
+        if thread is None:
+            assert context.free, f"the generator asks for {ask} while no client is free"
+            thread = context.pick()
+        assert NEMESIS_THREAD <= thread < self._concurrency, f"there is no thread {thread} for {ask}"
+        assert not self._busy & bit(thread), f"the generator gives {ask} to thread {thread}, which is busy"
+        worker = self._workers.get(thread) or self._open(thread)
+        self._busy |= bit(thread)
+        self._count += 1
+        template = self._template(thread, ask)
+        problem: Exception | None = None
+        try:
+            if worker.server is None:
+                worker.server = self._serve(template)
+            op = worker.server.prepare(template)
+            wrong = _mismatch(template, op, ("invoke",))
+            if wrong:
+                raise TypeError(
+                    f"prepare of {template.f!r} {wrong}: return the operation it was given, filled in"
+                )
+        except Exception as raised:
+            problem, op = raised, template
+        op = self._recorder.invoke(op)
+        self._update(self._context(op.time), op)
+        if problem is None:
+            worker.op = op
+            worker.handed.set_result(None)
+        else:
+            self._finish(
+                worker, op, self._error(op, f"{_told(problem)} before {op.f!r} was invoked", problem)
+            )
+
+    def _template(self, thread: int, ask: Ask) -> Op:
+        if thread == NEMESIS_THREAD:
+            return _op(NEMESIS, ask, "invoke")
+        process = self._processes[thread]
+        nodes = self._world.nodes
+        return Op(process, "invoke", ask.f, ask.key, ask.value, None, nodes[process % len(nodes)], ask.meta)
+
+    def _serve(self, op: Op) -> Client:
+        if not isinstance(op.process, int):
+            return _NemesisClient(self._nemesis)
+        assert op.node is not None
+        return self._clients(op.process, op.node)
+
+    def _context(self, now: int) -> Context:
+        return Context(
+            now, self._everyone & ~self._busy, self._busy, self._processes, self._count, self._draw
+        )
+
+    def _update(self, context: Context, op: Op) -> None:
+        try:
+            self._generator = self._generator.update(context, op)
+        except Exception as problem:
+            problem.add_note(f"raised by the generator when told of event {op.index}: {op}")
+            raise
+
+    # Workers
+
+    def _open(self, thread: int) -> _Worker:
+        worker = _Worker(thread, self._world.future(), self._world.future())
+        self._workers[thread] = worker
+        name = "nemesis" if thread == NEMESIS_THREAD else f"client {thread}"
+        worker.task = self._world.spawn(self._work(worker), name=name)
+        return worker
+
+    async def _work(self, worker: _Worker) -> None:
+        try:
+            while True:
+                await worker.handed
+                worker.handed = self._world.future()
+                op, server = worker.op, worker.server
+                assert op is not None
+                assert server is not None
+                try:
+                    done = await server.invoke(op, self._recorder)
+                except asyncio.CancelledError as problem:
+                    if worker.abandoned or self._closing:
+                        return
+                    done = self._error(op, f"the client cancelled itself during {op.f!r}", problem)
+                except Exception as problem:
+                    if worker.abandoned or self._closing:
+                        return
+                    done = self._error(op, f"{_told(problem)} during {op.f!r}", problem)
+                if worker.abandoned or self._closing:
+                    return
+                wrong = _mismatch(op, done, ("ok", "fail", "info"))
+                if wrong:
+                    done = self._error(
+                        op, f"the client's invoke of {op.f!r} {wrong}: return op.completed(...)"
+                    )
+                self._finish(worker, op, done)
+        except Exception as problem:  # the recorder's sink failed, or our own assertion: the run cannot go on
+            self._failure = problem
+            self._rouse()
+        finally:
+            if not worker.ended.done():
+                worker.ended.set_result(None)
+
+    def _finish(self, worker: _Worker, op: Op, done: Op) -> None:
+        """Records the completion and frees the thread, under a fresh process number after `info`."""
+        process: Process = op.process
+        if self._recorder.depth(process) > 1 and done.type != "info":
+            done = self._error(op, f"the client completed {op.f!r} with a request of it still open")
+        self._completed.append(self._recorder.complete(done))
+        worker.op = None
+        self._busy &= ~bit(worker.thread)
+        if done.type == "info" and isinstance(process, int):
+            self._recorder.retire(process)
+            fresh = self._unretired(process + self._concurrency)
+            thread = worker.thread
+            self._processes = (*self._processes[:thread], fresh, *self._processes[thread + 1 :])
+            self._close_client(worker, op)
+        self._rouse()
+
+    def _error(self, op: Op, sentence: str, problem: BaseException | None = None) -> Op:
+        """Notes a harness error and returns the completion that admits it."""
+        trace = "".join(traceback.format_exception(problem)) if problem is not None else ""
+        self.errors.append(HarnessError(op.index, sentence, trace))
+        return op.completed("info", error=sentence, harness_error=True)
+
+    def _close_client(self, worker: _Worker, op: Op | None) -> None:
+        server, worker.server = worker.server, None
+        if server is None:
+            return
+        try:
+            server.close()
+        except Exception as problem:
+            index = op.index if op is not None else -1
+            trace = "".join(traceback.format_exception(problem))
+            self.errors.append(HarnessError(index, f"{_told(problem)} in close of a client", trace))
+
+    def _abandon_all(self) -> None:
+        for worker in list(self._workers.values()):
+            op = worker.op
+            if op is None:
+                continue
+            worker.abandoned = True
+            worker.task.cancel()
+            self._gone.append(worker)
+            del self._workers[worker.thread]
+            told = f"no completion within the grace of {self._grace_ns / SECOND:g} s; abandoned"
+            self._finish(worker, op, op.completed("info", error=told))
+
+    # Waking up
+
+    def _rouse(self) -> None:
+        if not self._wake.done():
+            self._wake.set_result(None)
+
+    def _alarm(self, until: int) -> None:
+        """Makes sure that the main task wakes by then. An earlier alarm will do: it only asks once more."""
+        if self._alarms and self._alarms[-1][0] <= until:
+            return
+        task = self._world.spawn(self._ring(until), name="alarm")
+        self._alarms.append((until, task))
+
+    async def _ring(self, until: int) -> None:
+        while (left := until - self._world.now_ns()) > 0:
+            await self._world.sleep(left)
+        # Later alarms were set earlier, so this one is the last of the list.
+        self._alarms = [a for a in self._alarms if a[0] > until]
+        self._rouse()
+
+    # The end
+
+    def close(self) -> None:
+        """Cancels every task and closes every client; never waits."""
+        self._closing = True
+        for _, task in self._alarms:
+            task.cancel()
+        for worker in self._workers.values():
+            worker.task.cancel()
+            self._gone.append(worker)
+            self._close_client(worker, worker.op)
+        self._workers.clear()
+
+    async def let_go(self) -> None:
+        """Waits a bounded time until the cancelled tasks are over, and tells of those that are not."""
+        wake = self._world.future()
+
+        async def all_ended() -> None:
+            for worker in self._gone:
+                await worker.ended
+            if not wake.done():
+                wake.set_result(None)
+
+        async def patience() -> None:
+            await self._world.sleep(LETTING_GO_NS)
+            if not wake.done():
+                wake.set_result(None)
+
+        tasks = [
+            self._world.spawn(all_ended(), name="letting go"),
+            self._world.spawn(patience(), name="patience"),
+        ]
+        await wake
+        for task in tasks:
+            task.cancel()
+        for worker in self._gone:
+            if not worker.ended.done():
+                sentence = f"the client of thread {worker.thread} does not end when it is cancelled"
+                self.errors.append(HarnessError(-1, sentence))
+
+
+def _op(process: Process, ask: Ask, type: Literal["invoke", "info"]) -> Op:
+    return Op(process, type, ask.f, ask.key, ask.value, None, None, ask.meta)
+
+
+def _told(problem: BaseException) -> str:
+    text = str(problem)
+    return f"{type(problem).__name__}: {text}" if text else type(problem).__name__
+
+
+def _mismatch(op: Op, done: object, types: tuple[str, ...]) -> str:
+    """What is wrong with what a client made of the invocation; empty when nothing is."""
+    if not isinstance(done, Op):
+        return f"returned {done!r}, which is no operation"
+    if done.type not in types:
+        return f"returned the type {done.type!r} and not {' or '.join(types)}"
+    if done.process != op.process:
+        return f"returned process {done.process!r} and not {op.process!r}"
+    if done.f != op.f and op.process != NEMESIS:
+        return f"returned f {done.f!r} and not {op.f!r}"
+    if done.key != op.key:
+        return f"returned key {done.key!r} and not {op.key!r}"
+    return ""
