@@ -1,0 +1,302 @@
+"""`sunder run`: one test from its settings to its verdict, its report, and the command that repeats it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import traceback
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from checkers.verdict import Valid, Verdict
+from harness import environment as surroundings
+from harness import exits, results, screen
+from harness import settings as configuration
+from harness.mutants import apply
+from harness.settings import Settings, UsageProblem
+
+if TYPE_CHECKING:
+    from harness.runner import Progress
+    from history.history import History
+
+WITNESS_MAX = 8
+
+
+def run(flags: Mapping[str, Any], *, config: Path | None, dry_run: bool, as_json: bool) -> int:
+    """Returns the exit code. Raises UsageProblem."""
+    file = configuration.read_yaml(config) if config is not None else {}
+    settings = configuration.resolve(flags, os.environ, file, file_name=str(config))
+    if settings.seed is None:
+        settings = msgspec.structs.replace(settings, seed=secrets.randbits(32))
+    variant = apply.current()
+    if settings.mutant is not None and variant is None:
+        return run_mutant(settings, [*(["--dry-run"] if dry_run else []), *(["--json"] if as_json else [])])
+    if variant is not None:
+        settings = msgspec.structs.replace(settings, store_path=variant.directory)
+    if dry_run:
+        return show_plan(settings)
+    return execute(settings, variant, as_json=as_json)
+
+
+def run_mutant(settings: Settings, words: list[str]) -> int:
+    """Runs the settings' mutant in a process of its own: one process never hosts two stores."""
+    from harness.mutants.catalog import MUTANTS
+
+    assert settings.mutant is not None
+    bare = {k: v for k, v in os.environ.items() if k not in {o.variable for o in configuration.OPTIONS}}
+    with apply.copied(MUTANTS[settings.mutant]) as variant:
+        command = apply.command("run", *configuration.flags(settings), *words)
+        return follow(command, variant.environment(bare))
+
+
+def follow(command: list[str], environment: Mapping[str, str]) -> int:
+    """Runs a process to its end and returns its exit code. It hears Ctrl-C itself and heals; we wait for it."""
+    # Handlers, unlike SIG_IGN, are not inherited by the process that is started.
+    before = signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        child = subprocess.Popen(command, env=dict(environment))
+        terminate = signal.signal(signal.SIGTERM, lambda number, frame: child.terminate())
+        try:
+            code = child.wait()
+        finally:
+            signal.signal(signal.SIGTERM, terminate)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return code if code >= 0 else exits.HARNESS_ERROR
+
+
+@contextmanager
+def interruptible() -> Generator[None]:
+    """SIGTERM interrupts just as Ctrl-C does, so that `timeout` and CI cancellations leave nothing behind."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    # A process started in the background of a script inherits SIGINT ignored; the harness must hear it all the same.
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, ignored)
+
+
+def execute(settings: Settings, variant: apply.Variant | None, *, as_json: bool) -> int:
+    """Runs one test into a new folder and tells how it ended."""
+    from harness import runner
+
+    seed = settings.seed
+    assert seed is not None
+    runs = Path(settings.runs)
+    command = results.command_of(settings, os.environ)
+    around = {
+        **surroundings.describe(variant),
+        "command": command,
+        "started": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+    }
+    folder = results.create(runs, settings.title, seed, datetime.now(UTC))
+    results.begin(folder, settings, around)
+    introduce(settings, folder)
+    try:
+        with interruptible(), progress_line() as progress:
+            outcome = runner.execute(settings, folder, progress)
+    except (KeyboardInterrupt, SystemExit):
+        # Worlds with a loop of their own turn SIGTERM into SystemExit once they have cleaned up.
+        return interrupted(folder, settings, around, command)
+    except Exception as problem:
+        if not (folder / results.HISTORY).is_file():
+            results.discard(runs, folder)
+            raise
+        return failed(folder, settings, around, command, problem)
+    found = results.finish(folder, settings, outcome, environment=around, command=command)
+    tell(folder, settings, found, outcome.history, command, as_json=as_json)
+    return exits.OF[found.verdict]
+
+
+def introduce(settings: Settings, folder: Path) -> None:
+    """Says before anything happens what will run, and what its seed is worth."""
+    mutant = f", mutant {settings.mutant}" if settings.mutant else ""
+    faults = ", ".join(settings.nemesis) or "no faults"
+    screen.note(
+        f"{settings.title}: {settings.workload} under {faults}; {settings.nodes} nodes, N={settings.n} R={settings.r}"
+        f" W={settings.w}, {settings.time_seconds:g} s in {settings.world}{mutant}; seed {settings.seed}"
+    )
+    if settings.world != "sim":
+        screen.note(
+            "The seed repeats which operations and faults are asked for; it does not repeat timing, scheduling or"
+            " message order in containers."
+        )
+    screen.note(f"writing {folder}")
+
+
+@contextmanager
+def progress_line() -> Generator[Callable[[Progress], None]]:
+    """A callback for the runner that shows how it is getting on."""
+    with screen.line() as show:
+        yield lambda progress: show(lambda: describe(progress))
+
+
+def describe(p: Progress) -> str:
+    """One line: phase, time, operations, and the faults that stand."""
+    standing = ", ".join(p.faults) or "none"
+    return (
+        f"{p.phase:8} {p.seconds:6.1f} of {p.total_seconds:.0f} s  {p.ok + p.fail + p.info} operations"
+        f" ({p.ok} ok, {p.fail} fail, {p.info} info)  faults: {standing}"
+    )
+
+
+def interrupted(folder: Path, settings: Settings, around: Mapping[str, Any], command: str) -> int:
+    """Judges and reports what there is after Ctrl-C; the world has healed and stopped on its way out."""
+    from harness import runner
+    from history import journal
+    from history import schedule as schedules
+
+    screen.note("interrupted: writing what there is")
+    try:
+        history = journal.read(folder / results.HISTORY)
+        _, _, verdicts = runner.judge(
+            history, list(settings.checkers) if settings.checkers is not None else None
+        )
+    except Exception:
+        screen.note(f"{folder} holds what was written until then")
+        return exits.INTERRUPTED
+    bad = [v for v in verdicts if v.judged and v.valid is Valid.INVALID]
+    found = results.Results(
+        verdict=Valid.INVALID if bad else Valid.UNKNOWN,
+        sentence=f"Interrupted after {len(history)} events; {bad[0].reason if bad else 'nothing was decided.'}",
+        seed=settings.seed or 0,
+        fingerprints=results.fingerprints(history.header, verdicts),
+        results=tuple(verdicts),
+    )
+    results.conclude(folder, settings, found, environment={**around, "interrupted": True}, command=command)
+    results.report(folder, history, found, results.read_logs(folder), command=command)
+    tell(folder, settings, found, history, command, as_json=False)
+    return exits.INTERRUPTED
+
+
+def failed(
+    folder: Path, settings: Settings, around: Mapping[str, Any], command: str, problem: Exception
+) -> int:
+    """The harness itself broke during the run: keeps what there is, with the traceback, and accuses nobody."""
+    sentence = f"The harness failed: {_first_line(problem)}"
+    found = results.Results(
+        verdict=Valid.HARNESS_ERROR,
+        sentence=sentence,
+        seed=settings.seed or 0,
+        error="".join(traceback.format_exception(problem)),
+    )
+    results.conclude(folder, settings, found, environment=around, command=command)
+    screen.note(found.error)
+    screen.out(f"{screen.verdict(found.verdict)}  {sentence}")
+    screen.out(f"folder   {folder}")
+    return exits.HARNESS_ERROR
+
+
+def _first_line(problem: BaseException) -> str:
+    lines = str(problem).splitlines()
+    return f"{type(problem).__name__}: {lines[0]}" if lines else type(problem).__name__
+
+
+def tell(
+    folder: Path, settings: Settings, found: results.Results, history: History, command: str, *, as_json: bool
+) -> None:
+    """How it ended: the verdict in a sentence, the witness, the report's path, and the command that repeats it."""
+    if as_json:
+        screen.out(
+            msgspec.json.encode(
+                {
+                    "path": str(folder),
+                    "verdict": found.verdict,
+                    "sentence": found.sentence,
+                    "seed": settings.seed,
+                    "fingerprints": found.fingerprints,
+                    "results": {v.checker: v for v in found.results},
+                    "report": str(folder / results.REPORT),
+                    "command": command,
+                }
+            ).decode()
+        )
+        return
+    screen.out(f"{screen.verdict(found.verdict)}  {found.sentence}")
+    for text in witness(found.results, history):
+        screen.out(f"    {text}")
+    screen.out(f"report   {folder / results.REPORT}")
+    screen.out(f"repeat   {command}")
+    if settings.world != "sim":
+        screen.out(f"replay   sunder replay {folder}")
+
+
+def witness(verdicts: tuple[Verdict, ...], history: History) -> list[str]:
+    """The operations that show the first contradiction, one a line; none if nothing was invalid."""
+    from checkers import witness as drawing
+
+    for verdict in verdicts:
+        if verdict.judged and verdict.valid is Valid.INVALID:
+            for anomaly in verdict.anomalies:
+                if anomaly.witness:
+                    return [f"{verdict.checker}: {anomaly.sentence}", *drawing.lines(anomaly, history)]
+    return []
+
+
+def show_plan(settings: Settings) -> int:
+    """Prints the faults that this seed would strike with, and runs nothing."""
+    from harness import runner
+
+    assert settings.seed is not None
+    for timed in runner.faults_of(settings, settings.seed):
+        content = msgspec.to_builtins(timed.fault)
+        tag = content.pop("fault")
+        screen.out(f"{timed.at_ns / 1e9:8.3f} s  {tag:14} {_told(content)}".rstrip())
+    screen.note(f"seed {settings.seed}: nothing was run")
+    return exits.VALID
+
+
+def _told(content: dict[str, Any]) -> str:
+    """A fault's fields as words."""
+    words: list[str] = []
+    for key, value in content.items():
+        match key:
+            case "blocked":
+                words.append("; ".join(f"{source} to {destination}" for source, destination in value))
+            case "offsets_ns":
+                words += [f"{node} by {offset / 1e9:+.3f} s" for node, offset in value.items()]
+            case "nodes":
+                words.append(", ".join(value))
+            case _:
+                words.append(str(value))
+    return "  ".join(words)
+
+
+def show_names() -> int:
+    """Prints every name that the options take, each with a sentence."""
+    for kind in ("combination", "workload", "nemesis", "checker", "mutant"):
+        screen.out(screen.paint(f"{kind}s" if kind != "nemesis" else "nemeses", "bold"))
+        for name, sentence in sentences(kind).items():
+            screen.out(f"    {name:28} {sentence}".rstrip())
+    return exits.VALID
+
+
+def sentences(kind: str) -> dict[str, str]:
+    """Each name of a kind with what it is."""
+    match kind:
+        case "combination":
+            from harness.standard import COMBINATIONS
+
+            return {c.name: c.sentence for c in COMBINATIONS.values()}
+        case "mutant":
+            from harness.mutants.catalog import MUTANTS
+
+            return {m.name: f"{m.sentence} ({m.mirrors})" for m in MUTANTS.values()}
+        case _:
+            return dict.fromkeys(configuration.known_names(kind), "")
+
+
+__all__ = ["UsageProblem", "execute", "run", "show_names", "witness"]

@@ -1,0 +1,273 @@
+"""What a campaign's night comes to: groups of equal failures first, then every configuration; as Markdown and JUnit."""
+
+from __future__ import annotations
+
+import shlex
+from collections import defaultdict
+from collections.abc import Sequence
+
+import msgspec
+
+from checkers.verdict import Valid
+from harness import exits, junit
+from harness import settings as configuration
+from harness.outcomes import Night, Outcomes, Row
+from harness.settings import Settings
+
+MARKDOWN_BYTES_MAX = 1_000_000
+"""Below the 1 MiB that summaries of continuous integration may have."""
+
+GROUP_CELLS_MAX = 20
+GROUPS_MAX = 200
+CASES_MAX = 10_000
+"""Above so many cells the passing seeds of a configuration share one JUnit case."""
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """Failures with one fingerprint: `cells` of `ran` cells of the same configurations."""
+
+    fingerprint: str
+    cells: tuple[Row, ...]
+    ran: int
+    first_seen: Night | None
+    last_good: Night | None
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """A planted bug: how many of its cells were invalid, and which of those has the least seed."""
+
+    mutant: str
+    cells: int
+    ran: int
+    errors: int
+    seed: int | None
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """A night. `counts` are of the clean store; `left` cells have no outcome yet."""
+
+    name: str
+    night: Night
+    counts: dict[Valid, int]
+    left: int
+    seconds: float
+    configurations: dict[str, dict[Valid, int]]
+    groups: tuple[Group, ...]
+    errors: tuple[Row, ...]
+    unknowns: tuple[Row, ...]
+    found: tuple[Found, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """The worst of the clean store's cells. A planted bug is meant to be found: one that no cell of a whole night
+        found counts as invalid."""
+        codes = [exits.OF[v] for v, count in self.counts.items() if count]
+        if self.left == 0:
+            codes += [exits.INVALID for f in self.found if not f.cells]
+        codes += [exits.HARNESS_ERROR for f in self.found if f.errors]
+        if self.found and not any(self.counts.values()):
+            codes.append(exits.VALID)
+        return exits.worst(codes)
+
+
+def summarise(name: str, outcomes: Outcomes, night: Night, *, left: int) -> Summary:
+    """Reads a night's outcomes."""
+    counts: dict[Valid, int] = dict.fromkeys(Valid, 0)
+    configurations: dict[str, dict[Valid, int]] = {}
+    planted: dict[str, dict[Valid, int]] = defaultdict(lambda: dict.fromkeys(Valid, 0))
+    seconds = 0.0
+    for label, mutant, verdict, count, spent in outcomes.counts(night):
+        configurations.setdefault(label, dict.fromkeys(Valid, 0))[verdict] += count
+        seconds += spent
+        if mutant is None:
+            counts[verdict] += count
+        else:
+            planted[mutant][verdict] += count
+    bad = outcomes.rows(night, (Valid.INVALID, Valid.HARNESS_ERROR, Valid.UNKNOWN))
+    return Summary(
+        name=name,
+        night=night,
+        counts=counts,
+        left=left,
+        seconds=seconds,
+        configurations=configurations,
+        groups=_groups(outcomes, night, bad, configurations),
+        errors=tuple(r for r in bad if r.verdict is Valid.HARNESS_ERROR),
+        unknowns=tuple(r for r in bad if r.verdict is Valid.UNKNOWN and r.mutant is None),
+        found=tuple(_found(mutant, tally, bad) for mutant, tally in sorted(planted.items())),
+    )
+
+
+def _found(mutant: str, tally: dict[Valid, int], bad: Sequence[Row]) -> Found:
+    return Found(
+        mutant=mutant,
+        cells=tally[Valid.INVALID],
+        ran=sum(tally.values()),
+        errors=tally[Valid.HARNESS_ERROR],
+        seed=min((r.seed for r in bad if r.mutant == mutant and r.verdict is Valid.INVALID), default=None),
+    )
+
+
+def _groups(
+    outcomes: Outcomes, night: Night, bad: Sequence[Row], configurations: dict[str, dict[Valid, int]]
+) -> tuple[Group, ...]:
+    """The clean store's failures by fingerprint, the most frequent first."""
+    cells: dict[str, list[Row]] = defaultdict(list)
+    for row in bad:
+        if row.verdict is Valid.INVALID and row.mutant is None:
+            for fingerprint in row.fingerprints:
+                cells[fingerprint].append(row)
+    groups = [
+        Group(
+            fingerprint=fingerprint,
+            cells=tuple(rows),
+            ran=sum(sum(configurations[label].values()) for label in {r.label for r in rows}),
+            first_seen=outcomes.first_seen(fingerprint),
+            last_good=outcomes.last_good(fingerprint, night),
+        )
+        for fingerprint, rows in cells.items()
+    ]
+    return tuple(sorted(groups, key=lambda g: (-len(g.cells), g.fingerprint)))
+
+
+def repeat(row: Row) -> str:
+    """The command that runs a cell again."""
+    settings = Settings(**configuration.fields_of(row.settings, source=row.label))
+    return shlex.join(["sunder", "run", *configuration.flags(settings)])
+
+
+def markdown(s: Summary) -> str:
+    """Failures first; cut off, with a word about it, before it grows too large."""
+    lines = [f"# {s.name}: {_headline(s)}", ""]
+    lines += [f"Night {s.night.id}, begun {s.night.started}, revision {s.night.revision or 'unknown'}.", ""]
+    for group in s.groups[:GROUPS_MAX]:
+        lines += _group_lines(group)
+    if len(s.groups) > GROUPS_MAX:
+        lines += [f"... and {len(s.groups) - GROUPS_MAX} rarer kinds of failure; see `campaign.sqlite`.", ""]
+    if s.errors:
+        lines += [f"## {_many(len(s.errors), 'harness error')}", "", "The harness failed, not the store.", ""]
+        lines += _cell_lines(s.errors)
+    if s.found:
+        lines += ["## Planted bugs", "", "| mutant | found in | first by seed |", "|---|---|---|"]
+        lines += [
+            f"| {f.mutant} | {f.cells} of {f.ran} | {f.seed if f.seed is not None else 'NOT FOUND'} |"
+            for f in s.found
+        ]
+        lines += [""]
+    if s.unknowns:
+        lines += [f"## {len(s.unknowns)} unknown", "", "These prove nothing, for or against.", ""]
+        lines += _cell_lines(s.unknowns)
+    lines += [
+        "## Configurations",
+        "",
+        "| configuration | valid | invalid | unknown | harness error |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {_cell_text(label)} | {t[Valid.VALID]} | {t[Valid.INVALID]} | {t[Valid.UNKNOWN]} | {t[Valid.HARNESS_ERROR]} |"
+        for label, t in s.configurations.items()
+    ]
+    return _cut("\n".join(lines) + "\n")
+
+
+def _headline(s: Summary) -> str:
+    total = sum(s.counts.values())
+    parts = [
+        f"{s.counts[v]} {v}"
+        for v in (Valid.INVALID, Valid.HARNESS_ERROR, Valid.UNKNOWN, Valid.VALID)
+        if s.counts[v]
+    ]
+    if s.found:
+        parts.append(f"{sum(bool(f.cells) for f in s.found)} of {_many(len(s.found), 'planted bug')} found")
+    if s.left:
+        parts.append(f"{s.left} not run yet")
+    return (
+        f"{_many(total, 'cell')}: {', '.join(parts) or 'nothing ran'}"
+        if total
+        else ", ".join(parts) or "nothing ran"
+    )
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _group_lines(group: Group) -> list[str]:
+    seen = (
+        f"First seen {group.first_seen.started} at {group.first_seen.revision}" if group.first_seen else "New"
+    )
+    good = f"; last good {group.last_good.started} at {group.last_good.revision}" if group.last_good else ""
+    return [
+        f"## {group.fingerprint}: {len(group.cells)} of {group.ran}",
+        "",
+        f"{seen}{good}.",
+        "",
+        *_cell_lines(group.cells),
+    ]
+
+
+def _cell_lines(rows: Sequence[Row]) -> list[str]:
+    lines: list[str] = []
+    for row in rows[:GROUP_CELLS_MAX]:
+        kept = f" ({row.folder})" if row.folder else ""
+        lines.append(f"* {_cell_text(row.sentence)[:500]}{kept}")
+        lines.append(f"  `{repeat(row)}`")
+    if len(rows) > GROUP_CELLS_MAX:
+        lines.append(f"* ... and {len(rows) - GROUP_CELLS_MAX} more")
+    return [*lines, ""]
+
+
+def _cell_text(text: str) -> str:
+    """Text that stays within one cell of a table and one line of a list."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _cut(text: str) -> str:
+    content = text.encode()
+    if len(content) <= MARKDOWN_BYTES_MAX:
+        return text
+    kept = content[:MARKDOWN_BYTES_MAX].decode("utf-8", "ignore").rpartition("\n")[0]
+    return f"{kept}\n\nCut off here: the rest is in `campaign.sqlite`.\n"
+
+
+def xml(s: Summary, outcomes: Outcomes) -> str:
+    """JUnit: a case for each cell; for a planted bug one that asks whether it was found."""
+    fold = sum(s.counts.values()) > CASES_MAX
+    kept = (Valid.INVALID, Valid.HARNESS_ERROR, Valid.UNKNOWN) if fold else tuple(Valid)
+    cases = [_case(row) for row in outcomes.rows(s.night, kept) if row.mutant is None]
+    if fold:
+        for label, mutant, verdict, count, seconds in outcomes.counts(s.night):
+            if mutant is None and verdict is Valid.VALID:
+                cases.append(junit.Case(group=label, name=f"{count} seeds", verdict=verdict, seconds=seconds))
+    cases += [_mutant_case(f, whole=s.left == 0) for f in s.found]
+    return junit.render(
+        s.name,
+        sorted(cases, key=lambda c: (c.verdict is Valid.VALID, c.group)),
+        properties={"night": str(s.night.id), "revision": s.night.revision or ""},
+    )
+
+
+def _case(row: Row) -> junit.Case:
+    more = [row.sentence, *row.fingerprints, repeat(row), *([row.folder] if row.folder else []), row.error]
+    return junit.Case(
+        group=row.label,
+        name=f"seed {row.seed}",
+        verdict=row.verdict,
+        seconds=row.seconds,
+        message=row.sentence,
+        text="\n".join(m for m in more if m) if row.verdict is not Valid.VALID else "",
+    )
+
+
+def _mutant_case(f: Found, *, whole: bool) -> junit.Case:
+    if f.cells:
+        verdict, message = Valid.VALID, f"found in {f.cells} of {f.ran} cells"
+    elif f.errors:
+        verdict, message = Valid.HARNESS_ERROR, f"{f.errors} of {f.ran} cells ended in a harness error"
+    elif whole:
+        verdict, message = Valid.INVALID, f"not found in {f.ran} cells"
+    else:
+        verdict, message = Valid.UNKNOWN, f"not found in the {f.ran} cells that ran so far"
+    return junit.Case(
+        group="planted bugs", name=f"{f.mutant} is found", verdict=verdict, message=message, text=message
+    )
