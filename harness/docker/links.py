@@ -25,7 +25,7 @@ class Peer(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """Which flavour of each command works in a container: `iptables`, `iptables-legacy`, or empty for none."""
+    """Which flavour of each command works in a container: `iptables-legacy`, `iptables`, or empty for none."""
 
     four: str
     six: str
@@ -38,9 +38,16 @@ setup() {{
   done 2>/dev/null
   echo none
 }}
-setup iptables iptables-legacy
-if [ -e /proc/net/if_inet6 ]; then setup ip6tables ip6tables-legacy; else echo none; fi"""
-"""Makes the chains in a fresh container; prints two words, for `tables`."""
+setup iptables-legacy iptables
+if [ "$(cat /proc/sys/net/ipv6/conf/eth0/disable_ipv6 2>/dev/null)" = 0 ]
+then setup ip6tables-legacy ip6tables
+else echo none
+fi"""
+"""Makes the chains in a fresh container; prints two words, for `tables`. No IPv6 on the interface: nothing to cut.
+
+Legacy first where the kernel still has it: replacing the chain took 1.3 ms, against 17 ms for nf_tables, which waits for
+a grace period whenever rules go. In a network namespace of its own there is nobody to disagree with about the flavour.
+"""
 
 
 def tables(printed: str) -> Tables:

@@ -95,11 +95,13 @@ class DockerWorld:
         seed: int,
         *,
         leave_running: bool = False,
+        ipv6: bool = False,
     ) -> None:
         """`config` gets a node's name and every node's IPv4 address and returns the JSON that the node reads.
 
         `store_path` is the directory that contains the `store` package (a mutant's, perhaps). Logs grow under
         `run_folder`/nodes while the run goes on. The seed changes nothing here: real nodes draw for themselves.
+        With `ipv6` the nodes' interfaces speak IPv6 too (the engine turns it off otherwise).
         """
         self.seed = seed
         self._names = tuple(nodes)
@@ -108,6 +110,7 @@ class DockerWorld:
         self._image = image_tag
         self._folder = (run_folder / "nodes").resolve()
         self._leave_running = leave_running
+        self._ipv6 = ipv6
         self._run = new_run()
         self._nodes: dict[str, _Node] = {}
         self._creating: set[asyncio.Task[Any]] = set()
@@ -270,14 +273,22 @@ class DockerWorld:
     def _make_network(self, client: Engine) -> dict[str, str]:
         """The nodes' addresses on a new network. Another run may take a subnet at the same time: then the next one."""
         for subnet in _free_subnets():
-            pool = docker.types.IPAMPool(subnet=str(subnet), gateway=str(subnet[1]))
+            pools = [docker.types.IPAMPool(subnet=str(subnet), gateway=str(subnet[1]))]
+            if self._ipv6:
+                # A unique local prefix (RFC 4193) that follows from the subnet, hence as free as it is.
+                pools.append(
+                    docker.types.IPAMPool(
+                        subnet=f"fd73:756e:{subnet.network_address.packed[1]:x}:{subnet.network_address.packed[2]:x}::/64"
+                    )
+                )
             try:
                 client.api.create_network(
                     f"sunder-{self._run}",
                     driver="bridge",
-                    ipam=docker.types.IPAMConfig(pool_configs=[pool]),
+                    ipam=docker.types.IPAMConfig(pool_configs=pools),
                     labels=labels(self._run, keep=self._leave_running),
                     options={"com.docker.network.bridge.name": f"sunder-{self._run[:8]}"},
+                    enable_ipv6=self._ipv6,
                     internal=True,  # this machine reaches the nodes; they reach nobody else
                 )
             except docker.errors.APIError as trouble:
@@ -293,7 +304,7 @@ class DockerWorld:
         (self._folder / f"{node.name}.json").write_bytes(
             self._config(node.name, {each.name: each.address for each in self._nodes.values()})
         )
-        (self._folder / f"{node.name}.log").touch()
+        (self._folder / f"{node.name}.log").write_bytes(b"")
         client, container = await self._made(self._make_container, node)
         node.shell = Shell(client, container)
         # The store first: it starts on one core while the rules are prepared.
