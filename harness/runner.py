@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import secrets
+import tempfile
 import traceback
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -18,20 +19,20 @@ import msgspec
 
 import checkers
 from checkers.verdict import Valid, Verdict, compose
-from harness.interpreter import FaultNemesis, interpret
+from harness.interpreter import FaultNemesis, HarnessError, interpret
 from harness.settings import Settings
 from harness.sim.draws import Draws
 from harness.systems import dynamo
 from harness.world import Refused, Silence, World
-from history.generator import Generator, any_of, clients, time_limit
+from history.generator import any_of, clients, time_limit
 from history.header import Header
 from history.history import History
 from history.journal import Journal, MemoryJournal, Sink, read
 from history.op import NEMESIS, PROBE, Op
 from history.recorder import Recorder
-from history.schedule import Schedule, Scripted, TimedFault
+from history.schedule import Schedule, ScheduledFault, from_history, scripted
 from nemeses.fault import FAMILY_OF, Fault
-from nemeses.plan import healers, is_harm, plan
+from nemeses.plan import Timed, healers, is_harm, plan
 from workloads import WORKLOADS
 from workloads.workload import Options, Workload
 
@@ -118,30 +119,19 @@ def sentence(verdict: Valid, verdicts: list[Verdict]) -> str:
             return f"{verdict}: {worst.checker}: {worst.reason}"
 
 
-def faults_of(settings: Settings, seed: int) -> list[TimedFault]:
+def faults_of(settings: Settings, seed: int) -> list[Timed]:
     """Every fault that a run with this seed will ask for, in order; what `--dry-run` prints."""
-    drawn = plan(
+    return plan(
         settings.nemesis,
         node_names(settings),
         int(settings.time_seconds * 1e9),
         int(settings.nemesis_interval_seconds * 1e9),
-        Draws(seed).draw,
+        Draws(seed),
     )
-    return [TimedFault(t.at_ns, t.fault) for t in drawn]
 
 
 def node_names(settings: Settings) -> tuple[str, ...]:
     return tuple(f"n{i + 1}" for i in range(settings.nodes))
-
-
-def fault_op(fault: Fault) -> Op:
-    """The invocation that asks the nemesis for a fault, as history-format.md has it."""
-    content = msgspec.to_builtins(fault)
-    tag = content["fault"]
-    meta: dict[str, Any] = {"family": FAMILY_OF[tag]}
-    if not is_harm(fault):
-        meta["heal"] = True
-    return Op(NEMESIS, "invoke", tag, None, content, meta=meta)
 
 
 def build_world(settings: Settings, seed: int, folder: Path | None) -> World:
@@ -151,10 +141,57 @@ def build_world(settings: Settings, seed: int, folder: Path | None) -> World:
 
         names = node_names(settings)
         peers = dict.fromkeys(names, "")
-        return SimWorld(names, seed, lambda node, runtime: Node(dynamo.config(settings, node, peers), runtime))
-    from harness.docker.world import docker_world  # the SDK is loaded only by those who use it
+        return SimWorld(
+            names, seed, lambda node, runtime: Node(dynamo.config(settings, node, peers), runtime)
+        )
+    # The Docker SDK is loaded only by those who use it.
+    import store
+    from harness.docker.engine import engine
+    from harness.docker.image import current
+    from harness.docker.world import DockerWorld
 
-    return docker_world(settings, seed, folder)
+    def config(node: str, addresses: dict[str, str]) -> bytes:
+        peers = {name: f"{address}:8001" for name, address in addresses.items()}
+        return msgspec.json.encode(dynamo.config(settings, node, peers))
+
+    client = engine()
+    try:
+        image = current(client)
+    finally:
+        client.close()
+    return DockerWorld(
+        node_names(settings),
+        config,
+        Path(settings.store_path or Path(store.__file__).parents[1]),
+        image,
+        folder or Path(tempfile.mkdtemp(prefix="sunder-")),
+        seed,
+        leave_running=settings.leave_running,
+    )
+
+
+class _Nemesis:
+    """Injects faults, marks each with its family, and knows which harm stands."""
+
+    def __init__(self, world: World) -> None:
+        self._faults = FaultNemesis(world)
+        self.standing: dict[str, str] = {}
+
+    def prepare(self, op: Op) -> Op:
+        """The invocation that asks for the fault in `op.value`, as docs/history-format.md has it."""
+        op = self._faults.prepare(op)
+        meta: dict[str, Any] = {"family": FAMILY_OF[op.f]}
+        if not is_harm(msgspec.convert(op.value, Fault)):
+            meta["heal"] = True
+        return msgspec.structs.replace(op, meta=meta)
+
+    async def invoke(self, op: Op) -> Op:
+        done = await self._faults.invoke(op)
+        if op.meta.get("heal"):
+            self.standing.pop(op.meta["family"], None)
+        elif done.type == "ok":
+            self.standing[op.meta["family"]] = op.f
+        return done
 
 
 class _Counted:
@@ -187,7 +224,7 @@ class _Run:
         self.progress = progress
         self.workload: Workload = WORKLOADS[settings.workload]
         self.options = Options(keys=settings.keys, rate=settings.rate, n=settings.n)
-        self.draw = Draws(seed).draw
+        self.draw = Draws(seed)
         self.world = build_world(settings, seed, folder)
         self.header = Header(
             name=settings.title,
@@ -200,10 +237,12 @@ class _Run:
             mechanisms={f: self.world.support(f).mechanism for f in settings.nemesis},
             config=configuration(settings),
         )
-        self.sink = MemoryJournal(self.header) if folder is None else Journal(folder / "history.jsonl", self.header)
+        self.sink = (
+            MemoryJournal(self.header) if folder is None else Journal(folder / "history.jsonl", self.header)
+        )
         self.counted = _Counted(self.sink)
         self.recorder = Recorder(self.counted, self.world.now_ns)
-        self.nemesis = FaultNemesis(self.world)
+        self.nemesis = _Nemesis(self.world)
         self.observing = True
         self.phase = "safety"
         self.probes: dict[str, dynamo.Probe] = {}
@@ -211,9 +250,9 @@ class _Run:
     def execute(self) -> Outcome:
         began = perf_counter()
         error = ""
-        harness_errors: list[str] = []
+        errors: list[HarnessError] = []
         try:
-            harness_errors = self.world.run(self._main())
+            errors = self.world.run(self._main())
         except Exception:
             # What was journaled is still worth judging, but the run says that it is the harness that broke.
             error = traceback.format_exc()
@@ -221,9 +260,11 @@ class _Run:
             self.sink.close()
         journal = self.sink.bytes() if isinstance(self.sink, MemoryJournal) else self.sink.path.read_bytes()
         history = read(journal)
-        verdict, text, verdicts = judge(history, list(self.settings.checkers) if self.settings.checkers else None)
-        if error or harness_errors:
-            broken = error or harness_errors[0]
+        verdict, text, verdicts = judge(
+            history, list(self.settings.checkers) if self.settings.checkers else None
+        )
+        if error or errors:
+            broken = error or str(errors[0])
             verdicts = [harness_error(broken), *verdicts]
             verdict = compose(verdicts)
             text = sentence(verdict, verdicts)
@@ -233,7 +274,7 @@ class _Run:
             verdicts=verdicts,
             history=history,
             journal=journal,
-            schedule=self.schedule or Schedule.from_history(history),
+            schedule=self.schedule or from_history(history),
             logs=self.world.logs(),
             environment=self._environment(),
             seed=self.seed,
@@ -241,7 +282,7 @@ class _Run:
             trace=getattr(self.world, "trace_hash", None),
         )
 
-    async def _main(self) -> list[str]:
+    async def _main(self) -> list[HarnessError]:
         try:
             await self.world.start()
             self._phase("safety")
@@ -260,20 +301,27 @@ class _Run:
         self.phase = name
         self.recorder.event(Op(NEMESIS, "info", "phase", None, name))
 
-    async def _load(self) -> list[str]:
+    async def _load(self) -> list[HarnessError]:
         """Clients and faults side by side for the time set; what the clients' own errors were."""
         time_ns = int(self.settings.time_seconds * 1e9)
         if self.schedule is not None:
-            generator: Generator = Scripted(self.schedule)
+            generator = scripted(self.schedule)
         else:
-            faults = Schedule(seed=self.seed, faults=tuple(faults_of(self.settings, self.seed)))
-            generator = any_of(
-                clients(time_limit(time_ns, self.workload.generator(self.options))), Scripted(faults)
+            drawn = faults_of(self.settings, self.seed)
+            faults = Schedule(
+                concurrency=self.settings.concurrency,
+                faults=tuple(
+                    ScheduledFault(t.at_ns, order, msgspec.to_builtins(t.fault)) for order, t in enumerate(drawn)
+                ),
             )
+            load = time_limit(time_ns, self.workload.generator(self.options))
+            generator = any_of(clients(load), scripted(faults))
         return await interpret(
             self.world,
             generator,
-            lambda process, node: self.workload.client(self._connection(node, str(process)), process, self.options),
+            lambda process, node: self.workload.client(
+                self._connection(node, str(process)), process, self.options
+            ),
             self.nemesis,
             self.recorder,
             concurrency=self.settings.concurrency,
@@ -287,7 +335,8 @@ class _Run:
     async def _heal(self) -> None:
         self._phase("heal")
         for fault in healers(self.settings.nemesis, self.world.nodes):
-            invocation = self.recorder.invoke(fault_op(fault))
+            asked = self.nemesis.prepare(Op(NEMESIS, "invoke", "heal", None, fault))
+            invocation = self.recorder.invoke(asked)
             self.recorder.complete(await self.nemesis.invoke(invocation))
 
     async def _recover(self) -> None:
@@ -324,7 +373,9 @@ class _Run:
         for attempt in range(FINAL_ATTEMPTS_MAX):
             node = nodes[attempt % len(nodes)]
             client = self.workload.client(self._connection(node, READER), READER, self.options)
-            asked = client.prepare(Op(READER, "invoke", self.workload.final_f, key, node=node, meta={"final": True}))
+            asked = client.prepare(
+                Op(READER, "invoke", self.workload.final_f, key, node=node, meta={"final": True})
+            )
             done = self.recorder.complete(await client.invoke(self.recorder.invoke(asked), self.recorder))
             client.close()
             if done.type == "ok":
@@ -342,7 +393,9 @@ class _Run:
             if self.progress is not None:
                 self.progress(self._progress())
 
-    async def _look(self, f: str, node: str, *, stage: str | None = None, keys: list[str] | None = None) -> Any:
+    async def _look(
+        self, f: str, node: str, *, stage: str | None = None, keys: list[str] | None = None
+    ) -> Any:
         """One observation by the probe, written down; None when the node did not answer."""
         probe = self.probes.get(node)
         if probe is None:
@@ -405,5 +458,8 @@ def configuration(settings: Settings) -> dict[str, Any]:
 def harness_error(text: str) -> Verdict:
     last = text.strip().splitlines()[-1]
     return Verdict(
-        checker="harness", valid=Valid.HARNESS_ERROR, reason=f"the harness failed: {last}", evidence={"traceback": text}
+        checker="harness",
+        valid=Valid.HARNESS_ERROR,
+        reason=f"the harness failed: {last}",
+        evidence={"traceback": text},
     )
