@@ -22,7 +22,20 @@ from history.generator import (
 )
 from history.op import NEMESIS, Op, Process
 from history.recorder import Recorder
-from nemeses.fault import Fault
+from nemeses.fault import (
+    FAMILY_OF,
+    Fault,
+    Harm,
+    HealPartition,
+    Kill,
+    Partition,
+    Pause,
+    PowerLoss,
+    ResetClocks,
+    Restart,
+    Resume,
+    Skew,
+)
 from workloads.client import Client, Clients
 
 GRACE_NS = 30 * SECOND
@@ -59,28 +72,45 @@ class FaultNemesis:
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self.standing: dict[str, None] = {}
+        """Tags of the harms that were made and not yet healed, oldest first."""
 
     def prepare(self, op: Op) -> Op:
-        """The fault as JSON, named by its tag."""
-        value = msgspec.to_builtins(
-            msgspec.convert(op.value, Fault) if isinstance(op.value, dict) else op.value
-        )
-        return msgspec.structs.replace(op, f=value["fault"], value=value)
+        """The fault as JSON, named by its tag; `meta.family` is its family, `meta.heal` says that it only heals."""
+        fault = _fault(op)
+        value: dict[str, Any] = msgspec.to_builtins(fault)
+        tag: str = value["fault"]
+        meta: dict[str, Any] = {"family": FAMILY_OF[tag]}
+        if not isinstance(fault, Harm):
+            meta["heal"] = True
+        return Op(op.process, op.type, tag, op.key, value, op.error, op.node, meta)
 
     async def invoke(self, op: Op) -> Op:
+        fault = _fault(op)
         try:
-            evidence = await self._world.inject(msgspec.convert(op.value, Fault))
+            evidence = await self._world.inject(fault)
         except Unsupported as problem:
             return op.completed("fail", error=str(problem))
+        match fault:
+            case Partition() | Kill() | PowerLoss() | Pause() | Skew():
+                self.standing[op.f] = None
+            case HealPartition():
+                self._healed("partition")
+            case Restart():
+                self._healed("kill", "power-loss")
+            case Resume():
+                self._healed("pause")
+            case ResetClocks():
+                self._healed("skew")
         return op.completed("ok", msgspec.to_builtins(evidence))
 
+    def _healed(self, *tags: str) -> None:
+        for tag in tags:
+            self.standing.pop(tag, None)
 
-class HarnessError(msgspec.Struct, frozen=True):
-    """Something that is wrong with us and not with the system under test. `index` is the operation's invocation."""
 
-    index: int
-    sentence: str
-    traceback: str = ""
+def _fault(op: Op) -> Fault:
+    return msgspec.convert(msgspec.to_builtins(op.value), Fault)
 
 
 class _Worker:
@@ -108,8 +138,10 @@ async def interpret(
     concurrency: int,
     draw: Draw,
     grace_ns: int = GRACE_NS,
-) -> list[HarnessError]:
+) -> list[str]:
     """Runs the generator to its end and returns what went wrong with the harness itself.
+
+    Each of those errors is text that ends in a line of its own that says it, after the traceback if there is one.
 
     Client threads are 0 to concurrency - 1. A thread begins as the process of its own number; after `info` it goes on
     as process + concurrency, with a new client (and, over several calls with one recorder, never as a retired one).
@@ -138,7 +170,7 @@ class _Interpretation:
         grace_ns: int,
     ) -> None:
         assert concurrency > 0, f"at least one client is needed, not {concurrency}"
-        self.errors: list[HarnessError] = []
+        self.errors: list[str] = []
         self._world = world
         self._generator = generator
         self._clients = clients
@@ -336,25 +368,26 @@ class _Interpretation:
             fresh = self._unretired(process + self._concurrency)
             thread = worker.thread
             self._processes = (*self._processes[:thread], fresh, *self._processes[thread + 1 :])
-            self._close_client(worker, op)
+            self._close_client(worker, process)
         self._rouse()
 
     def _error(self, op: Op, sentence: str, problem: BaseException | None = None) -> Op:
         """Notes a harness error and returns the completion that admits it."""
-        trace = "".join(traceback.format_exception(problem)) if problem is not None else ""
-        self.errors.append(HarnessError(op.index, sentence, trace))
+        self._note(f"event {op.index}, process {op.process}: {sentence}", problem)
         return op.completed("info", error=sentence, harness_error=True)
 
-    def _close_client(self, worker: _Worker, op: Op | None) -> None:
+    def _note(self, sentence: str, problem: BaseException | None = None) -> None:
+        trace = "".join(traceback.format_exception(problem)) if problem is not None else ""
+        self.errors.append(trace + sentence)
+
+    def _close_client(self, worker: _Worker, process: Process) -> None:
         server, worker.server = worker.server, None
         if server is None:
             return
         try:
             server.close()
         except Exception as problem:
-            index = op.index if op is not None else -1
-            trace = "".join(traceback.format_exception(problem))
-            self.errors.append(HarnessError(index, f"{_told(problem)} in close of a client", trace))
+            self._note(f"{_told(problem)} in close of the client of process {process}", problem)
 
     def _abandon_all(self) -> None:
         for worker in list(self._workers.values()):
@@ -398,7 +431,7 @@ class _Interpretation:
         for worker in self._workers.values():
             worker.task.cancel()
             self._gone.append(worker)
-            self._close_client(worker, worker.op)
+            self._close_client(worker, self._processes[worker.thread] if worker.thread >= 0 else NEMESIS)
         self._workers.clear()
 
     async def let_go(self) -> None:
@@ -425,8 +458,7 @@ class _Interpretation:
             task.cancel()
         for worker in self._gone:
             if not worker.ended.done():
-                sentence = f"the client of thread {worker.thread} does not end when it is cancelled"
-                self.errors.append(HarnessError(-1, sentence))
+                self._note(f"the client of thread {worker.thread} does not end when it is cancelled")
 
 
 def _op(process: Process, ask: Ask, type: Literal["invoke", "info"]) -> Op:
@@ -438,16 +470,18 @@ def _told(problem: BaseException) -> str:
     return f"{type(problem).__name__}: {text}" if text else type(problem).__name__
 
 
-def _mismatch(op: Op, done: object, types: tuple[str, ...]) -> str:
-    """What is wrong with what a client made of the invocation; empty when nothing is."""
-    if not isinstance(done, Op):
-        return f"returned {done!r}, which is no operation"
-    if done.type not in types:
-        return f"returned the type {done.type!r} and not {' or '.join(types)}"
-    if done.process != op.process:
-        return f"returned process {done.process!r} and not {op.process!r}"
-    if done.f != op.f and op.process != NEMESIS:
-        return f"returned f {done.f!r} and not {op.f!r}"
-    if done.key != op.key:
-        return f"returned key {done.key!r} and not {op.key!r}"
+def _mismatch(op: Op, made: object, types: tuple[str, ...]) -> str:
+    """What is wrong with what a client made of the operation; empty when nothing is."""
+    if not isinstance(made, Op):
+        return f"returned {made!r}, which is no operation"
+    if made.type not in types:
+        return f"returned the type {made.type!r} and not {' or '.join(types)}"
+    if made.process != op.process:
+        return f"returned process {made.process!r} and not {op.process!r}"
+    # Preparing may turn what makes no sense for this client into something that does (a read in the place of a delete
+    # of what was never seen); what was invoked is then what is completed.
+    if made.type != "invoke" and made.f != op.f:
+        return f"returned f {made.f!r} and not {op.f!r}"
+    if made.type != "invoke" and made.key != op.key:
+        return f"returned key {made.key!r} and not {op.key!r}"
     return ""

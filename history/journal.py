@@ -10,13 +10,12 @@ import msgspec
 
 from history.header import FORMAT, VERSION, Header
 from history.history import History, Malformed
-from history.op import NEMESIS, PROBE, Op
+from history.op import Op
 
 LINE_BYTES_MAX = 16 * 1024 * 1024
 """A longer first line is taken for a foreign file, before the rest is read into memory."""
 
 _SCALARS = frozenset({type(None), str, int, float, bool})
-_NAMED = frozenset({NEMESIS, PROBE})
 
 
 class Sink(Protocol):
@@ -185,12 +184,6 @@ def _events(name: str, body: bytes) -> list[Op]:
             raise Malformed(
                 f"{name}: line {position + 2}: the event says index {op.index}, but it stands at {position}; "
                 "a line was lost, added or moved: restore the file"
-            )
-        process = op.process
-        if process.__class__ is str and process not in _NAMED:
-            raise Malformed(
-                f"{name}: line {position + 2}: no process is called {process!r} (integers, {NEMESIS!r} and "
-                f"{PROBE!r} are); correct the line"
             )
         if op.key.__class__ not in _SCALARS:
             raise Malformed(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import msgspec
 
-from history.generator import NEMESIS_THREAD, NEVER, PENDING, Ask, Context, Generator, Pending, Step, bit
+from history.generator import NEMESIS_THREAD, NEVER, PENDING, Ask, Context, Generator, Pending, Step
 from history.history import History, Malformed
 from history.op import NEMESIS, Op
 
@@ -16,27 +16,27 @@ VERSION = 1
 _SIZE_MAX = 1 << 30
 
 
-class ScheduledOp(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class TimedOp(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """A client operation: at `time` (nanoseconds since the run began), by whatever process `thread` then runs.
 
     `order` is its index in the run it comes from: it names the operation, and decides between equal times.
     """
 
     time: int
-    order: int
     thread: int
     f: str
     key: str | int | float | bool | None = None
     value: Any = None
     meta: dict[str, Any] = {}
+    order: int = 0
 
 
-class ScheduledFault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A fault as JSON (`nemeses/fault.py`), injected at `time`."""
+class TimedFault(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A fault (`nemeses/fault.py`, or its JSON), injected at `time`; `order` as for operations."""
 
     time: int
-    order: int
-    fault: dict[str, Any]
+    fault: Any
+    order: int = 0
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,10 +53,10 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     workload: str = ""
     seed: int = 0
     nodes: tuple[str, ...] = ()
-    concurrency: int
+    concurrency: int = 1
     config: dict[str, Any] = {}
-    ops: tuple[ScheduledOp, ...] = ()
-    faults: tuple[ScheduledFault, ...] = ()
+    ops: tuple[TimedOp, ...] = ()
+    faults: tuple[TimedFault, ...] = ()
     end: int = 0
 
     @property
@@ -64,43 +64,45 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """How many operations and faults there are: what minimising counts."""
         return len(self.ops) + len(self.faults)
 
+    @classmethod
+    def from_history(cls, history: History, *, concurrency: int | None = None) -> Schedule:
+        """The schedule of a finished run: its clients' top-level operations and its faults, up to the heal.
 
-def from_history(history: History, *, concurrency: int | None = None) -> Schedule:
-    """The schedule of a finished run: its clients' top-level operations and its faults, up to the heal.
-
-    `concurrency` is needed where the header's `config` does not have it.
-    """
-    header = history.header
-    known = concurrency if concurrency is not None else header.config.get("concurrency")
-    if not isinstance(known, int) or isinstance(known, bool) or known < 1:
-        raise Malformed("the history's header does not say how many clients there were; give the concurrency")
-    healed = history.phases.get("heal", NEVER)
-    ops: list[ScheduledOp] = []
-    faults: list[ScheduledFault] = []
-    for o in history.operations:
-        if o.index >= healed or o.parent is not None:
-            continue
-        op = o.invoke
-        if isinstance(op.process, int):
-            if not op.meta.get("final"):
-                ops.append(
-                    ScheduledOp(op.time, op.index, op.process % known, op.f, op.key, op.value, op.meta)
-                )
-        elif op.process == NEMESIS:
-            faults.append(ScheduledFault(op.time, op.index, op.value))
-    return Schedule(
-        name=header.name,
-        world=header.world,
-        system=header.system,
-        workload=header.workload,
-        seed=header.seed,
-        nodes=header.nodes,
-        concurrency=known,
-        config=header.config,
-        ops=tuple(ops),
-        faults=tuple(faults),
-        end=history.events[healed].time if healed != NEVER else 0,
-    )
+        `concurrency` is needed where the header's `config` does not have it.
+        """
+        header = history.header
+        known = concurrency if concurrency is not None else header.config.get("concurrency")
+        if not isinstance(known, int) or isinstance(known, bool) or known < 1:
+            raise Malformed(
+                "the history's header does not say how many clients there were; give the concurrency"
+            )
+        healed = history.phases.get("heal", NEVER)
+        ops: list[TimedOp] = []
+        faults: list[TimedFault] = []
+        for o in history.operations:
+            if o.index >= healed or o.parent is not None:
+                continue
+            op = o.invoke
+            if isinstance(op.process, int):
+                if not op.meta.get("final"):
+                    ops.append(
+                        TimedOp(op.time, op.process % known, op.f, op.key, op.value, op.meta, op.index)
+                    )
+            elif op.process == NEMESIS:
+                faults.append(TimedFault(op.time, op.value, op.index))
+        return cls(
+            name=header.name,
+            world=header.world,
+            system=header.system,
+            workload=header.workload,
+            seed=header.seed,
+            nodes=header.nodes,
+            concurrency=known,
+            config=header.config,
+            ops=tuple(ops),
+            faults=tuple(faults),
+            end=history.events[healed].time if healed != NEVER else 0,
+        )
 
 
 def dumps(schedule: Schedule) -> bytes:
@@ -161,7 +163,8 @@ def _validate(name: str, schedule: Schedule) -> None:
     for i, fault in enumerate(schedule.faults):
         if fault.time < 0:
             raise Malformed(f"{name}: fault {i} has the time {fault.time}; times begin at 0")
-        if not isinstance(fault.fault.get("fault"), str):
+        content: Any = fault.fault
+        if not isinstance(content, dict) or not isinstance(cast("dict[str, Any]", content).get("fault"), str):
             raise Malformed(f"{name}: fault {i} does not say which fault it is; give it a field 'fault'")
 
 
@@ -169,15 +172,30 @@ _Queue = tuple[tuple[int, int, Ask], ...]
 
 
 class Scripted(msgspec.Struct, frozen=True):
-    """A schedule as a generator: every operation at its time on its thread, then nothing more until `end`.
+    """The generator that runs a schedule: every operation at its time on its thread, then nothing more until `end`.
 
     A busy thread delays its next operation and never drops it; other threads do not wait for it.
+
+    >>> s = Schedule(ops=(TimedOp(5, 0, "get", "x"), TimedOp(7, 0, "get", "y")))
+    >>> from history.generator import simulate
+    >>> [(o.key, o.invoke.time) for o in simulate(Scripted(s), concurrency=1).operations]
+    [('x', 5), ('y', 15)]
     """
 
+    schedule: Schedule
+
+    def op(self, ctx: Context) -> Step | None:
+        return _script(self.schedule).op(ctx)
+
+    def update(self, ctx: Context, event: Op) -> Generator:
+        return self
+
+
+class _Script(msgspec.Struct, frozen=True):
+    """Per thread, the nemesis first: its queue of (time, order, ask), and how many of it are done."""
+
     queues: tuple[_Queue, ...]
-    """Per thread, the nemesis first: (time, order, ask), in that order."""
     heads: tuple[int, ...]
-    """Per thread, how many of its queue are done."""
     end: int
 
     def op(self, ctx: Context) -> Step | None:
@@ -187,7 +205,7 @@ class Scripted(msgspec.Struct, frozen=True):
             if head == len(queue):
                 continue
             left = True
-            if busy >> i & 1:
+            if busy >> i & 1:  # the bit of thread i - 1
                 continue
             time, order, _ = queue[head]
             if time > now:
@@ -197,7 +215,7 @@ class Scripted(msgspec.Struct, frozen=True):
         if chosen >= 0:
             head = self.heads[chosen]
             heads = (*self.heads[:chosen], head + 1, *self.heads[chosen + 1 :])
-            return self.queues[chosen][head][2], Scripted(self.queues, heads, self.end)
+            return self.queues[chosen][head][2], _Script(self.queues, heads, self.end)
         if left:
             return (Pending(until) if until < NEVER else PENDING), self
         return (Pending(self.end), self) if now < self.end else None
@@ -206,20 +224,12 @@ class Scripted(msgspec.Struct, frozen=True):
         return self
 
 
-def scripted(schedule: Schedule) -> Generator:
-    """The generator that runs the schedule; it stands where the safety phase's generator stood.
-
-    >>> s = Schedule(concurrency=1, ops=(ScheduledOp(5, 0, 0, "get", "x"), ScheduledOp(7, 1, 0, "get", "y")))
-    >>> from history.generator import simulate
-    >>> [(o.key, o.invoke.time) for o in simulate(scripted(s), concurrency=1).operations]
-    [('x', 5), ('y', 15)]
-    """
+def _script(schedule: Schedule) -> _Script:
     queues: list[list[tuple[int, int, Ask]]] = [[] for _ in range(schedule.concurrency + 1)]
     for fault in schedule.faults:
-        ask = Ask(fault.fault["fault"], value=fault.fault, thread=NEMESIS_THREAD)
-        queues[0].append((fault.time, fault.order, ask))
+        value: dict[str, Any] = msgspec.to_builtins(fault.fault)
+        queues[0].append((fault.time, fault.order, Ask(value["fault"], value=value, thread=NEMESIS_THREAD)))
     for op in schedule.ops:
-        assert bit(op.thread) == 1 << (op.thread + 1), "queues are indexed by the context's bits"
         queues[op.thread + 1].append((op.time, op.order, Ask(op.f, op.key, op.value, op.meta, op.thread)))
     ordered = tuple(tuple(sorted(q, key=lambda step: step[:2])) for q in queues)
-    return Scripted(ordered, (0,) * len(ordered), schedule.end)
+    return _Script(ordered, (0,) * len(ordered), schedule.end)
