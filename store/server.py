@@ -862,7 +862,7 @@ async def _serve(config: Config) -> None:
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
     http_port, peer_port = http_socket.getsockname()[1], peer_socket.getsockname()[1]
-    runtime.log(f"serving clients on {config.host}:{http_port}, peers on {config.host}:{peer_port}")
+    runtime.log(f"listening: clients on {config.host}:{http_port}, peers on {config.host}:{peer_port}")
 
     while not stopping.is_set():
         now = loop.time()
