@@ -1,0 +1,113 @@
+"""What harm is planned: every shape cuts what its name says, every harm is healed, the seed alone decides."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.sim.draws import Draws
+from nemeses import partition
+from nemeses.fault import (
+    FAMILIES,
+    HealPartition,
+    Kill,
+    Partition,
+    Pause,
+    PowerLoss,
+    ResetClocks,
+    Restart,
+    Resume,
+)
+from nemeses.plan import healers, is_harm, plan, undo
+
+FIVE = ("a", "b", "c", "d", "e")
+SECOND = 1_000_000_000
+
+
+def hears(blocked: set[tuple[str, str]], node: str) -> set[str]:
+    """Whom the node still hears, itself included."""
+    return {other for other in FIVE if (other, node) not in blocked}
+
+
+def test_halves_part_two_from_three() -> None:
+    cut = partition.halves(FIVE)
+    assert hears(cut, "a") == {"a", "b"}
+    assert hears(cut, "e") == {"c", "d", "e"}
+
+
+def test_an_isolated_node_hears_nobody_and_is_heard_by_nobody() -> None:
+    cut = partition.isolate(FIVE)
+    assert hears(cut, "a") == {"a"}
+    assert hears(cut, "b") == {"b", "c", "d", "e"}
+
+
+def test_a_bridge_is_heard_by_both_sides() -> None:
+    cut = partition.bridge(FIVE)
+    assert hears(cut, "c") == set(FIVE)
+    assert hears(cut, "a") == {"a", "b", "c"}
+    assert hears(cut, "e") == {"c", "d", "e"}
+
+
+def test_in_a_ring_of_majorities_all_hear_a_majority_and_no_two_the_same() -> None:
+    cut = partition.majorities_ring(FIVE)
+    majorities = [frozenset(hears(cut, n)) for n in FIVE]
+    assert all(len(m) == 3 for m in majorities)
+    assert len(set(majorities)) == 5
+
+
+def test_one_way_cuts_one_direction_only() -> None:
+    cut = partition.one_way(FIVE)
+    assert ("a", "e") in cut
+    assert ("e", "a") not in cut
+
+
+@given(st.integers(0, 2**32), st.sets(st.sampled_from(FAMILIES), min_size=1))
+def test_every_harm_is_healed_before_the_family_strikes_again_and_at_the_end(
+    seed: int, chosen: set[str]
+) -> None:
+    families = tuple(sorted(chosen))
+    standing: dict[str, object] = {}
+    for timed in plan(families, FIVE, 20 * SECOND, 2 * SECOND, Draws(seed)):
+        fault = timed.fault
+        if is_harm(fault):
+            kind = "process" if isinstance(fault, Kill | Pause | PowerLoss) else type(fault).__name__
+            assert kind not in standing
+            standing[kind] = fault
+        else:
+            kind = next(k for k, harm in standing.items() if undo(harm) == fault)  # pyright: ignore
+            del standing[kind]
+    heals = {type(h) for h in healers(families, FIVE)}
+    assert {type(undo(harm)) for harm in standing.values()} <= heals  # pyright: ignore
+
+
+@given(st.integers(0, 2**32))
+def test_the_seed_alone_decides(seed: int) -> None:
+    args = (FAMILIES, FIVE, 10 * SECOND, 2 * SECOND)
+    assert plan(*args, Draws(seed)) == plan(*args, Draws(seed))
+
+
+def test_no_family_means_no_fault() -> None:
+    assert plan((), FIVE, 10 * SECOND, 2 * SECOND, Draws(1)) == []
+    assert healers((), FIVE) == []
+
+
+@pytest.mark.parametrize(
+    ("families", "expected"),
+    [
+        (
+            ("clock", "kill", "partition", "pause"),
+            [HealPartition(), Resume(FIVE), Restart(FIVE), ResetClocks()],
+        ),
+        (("kill", "power"), [Restart(FIVE)]),
+    ],
+)
+def test_healers_mend_links_first_and_clocks_last(families: tuple[str, ...], expected: list[object]) -> None:
+    assert healers(families, FIVE) == expected
+
+
+def test_over_many_seeds_every_shape_and_mode_is_drawn() -> None:
+    drawn = [partition.draw(FIVE, Draws(seed), 1) for seed in range(200)]
+    assert {p.shape for p in drawn} == set(partition.SHAPES)
+    assert {p.mode for p in drawn} == {"drop", "reject"}
+    assert all(isinstance(p, Partition) and p.blocked for p in drawn)
