@@ -1,0 +1,258 @@
+"""A simulated disk: a page cache, the writes not yet synced, and what a power loss leaves of them.
+
+Appends reach the page cache at once. `fsync` makes durable what was written before it was called, and takes simulated time;
+`fsync_dir` does the same for names. A kill keeps the page cache. A power loss keeps any subset of the unsynced writes: what
+is missing in the middle of a file reads as zeros, and some of the kept ones are torn at 512-byte sectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from harness.sim.draws import Draws, Latencies, table_of
+from harness.sim.future import Future
+from harness.sim.loop import Gate, SimLoop
+from harness.sim.trace import Trace
+from store.runtime import DiskError
+
+SECTOR_BYTES = 512
+
+SYNC_NS = table_of(((0, 200_000), (700, 500_000), (990, 2_000_000), (1000, 8_000_000)))
+"""An SSD with a queue: mostly half a millisecond, now and then eight."""
+
+_TRUNCATE = b""
+"""As a pending write's content: not a write but a cut at its offset (empty appends are not recorded)."""
+
+
+class _File:
+    """An inode: what the page cache shows, what is durable, and the writes between the two, in order."""
+
+    __slots__ = ("applied", "content", "durable", "unsynced")
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+        self.durable = bytearray()
+        self.unsynced: list[tuple[int, bytes]] = []
+        self.applied = 0
+        """How many writes ever left `unsynced`: a write's number does not change while it waits."""
+
+
+def _apply(durable: bytearray, offset: int, content: bytes) -> None:
+    if content is _TRUNCATE:
+        del durable[offset:]
+        return
+    if len(durable) < offset:
+        durable.extend(bytes(offset - len(durable)))  # a hole
+    durable[offset : offset + len(content)] = content
+
+
+class Lost:
+    """What a power loss really took: counters that tell a fault which bit from one that did not."""
+
+    __slots__ = ("names", "torn", "writes")
+
+    def __init__(self) -> None:
+        self.writes = 0
+        self.torn = 0
+        self.names = 0
+
+    @property
+    def total(self) -> int:
+        return self.writes + self.torn + self.names
+
+
+class Platter:
+    """One node's disk through all of its lives."""
+
+    def __init__(self, node: str, draws: Draws) -> None:
+        self.node = node
+        self.names: dict[str, _File] = {}
+        self.durable_names: dict[str, _File] = {}
+        self.pending: list[Callable[[dict[str, _File]], None]] = []
+        """Changes of names that no `fsync_dir` has covered yet."""
+        self.pending_applied = 0
+        self.power_losses = 0
+        self.latency_ns = Latencies(draws.seed, SYNC_NS, "fsync", node)
+        self._draws = draws
+
+    def unsynced(self) -> int:
+        """How many writes and names only the page cache holds."""
+        writes = {
+            id(file): len(file.unsynced) for file in (*self.names.values(), *self.durable_names.values())
+        }
+        return sum(writes.values()) + len(self.pending)
+
+    def power_loss(self) -> Lost:
+        """Leaves a drawn subset of what was not synced, as the next life will find it."""
+        draws, node, number = self._draws, self.node, self.power_losses
+        self.power_losses += 1
+        lost = Lost()
+        for k, change in enumerate(self.pending):
+            if draws.one_in(2, "power-name", node, number, self.pending_applied + k):
+                change(self.durable_names)
+            else:
+                lost.names += 1
+        self.pending_applied += len(self.pending)
+        self.pending.clear()
+        for name, file in self.durable_names.items():
+            # Sometimes the cache had just been written back, or had not been at all; mostly it is in between.
+            mood = draws.below(4, "power-mood", node, number, name)
+            for k, (offset, content) in enumerate(file.unsynced, start=file.applied):
+                if mood == 0 or (mood > 1 and draws.one_in(2, "power-write", node, number, name, k)):
+                    lost.writes += 1
+                elif mood > 1 and content and draws.one_in(3, "power-torn", node, number, name, k):
+                    lost.torn += self._tear(file.durable, offset, content, number, name, k)
+                else:
+                    _apply(file.durable, offset, content)
+            file.applied += len(file.unsynced)
+            file.unsynced.clear()
+            file.content = bytearray(file.durable)
+        self.names = dict(self.durable_names)
+        return lost
+
+    def _tear(
+        self, durable: bytearray, offset: int, content: bytes, number: int, name: str, write: int
+    ) -> bool:
+        """Writes some of the sectors that the write touches; says whether one is missing."""
+        kept = missing = 0
+        start = offset
+        end = offset + len(content)
+        while start < end:
+            stop = min(end, start // SECTOR_BYTES * SECTOR_BYTES + SECTOR_BYTES)
+            if self._draws.one_in(2, "power-sector", self.node, number, name, write, start // SECTOR_BYTES):
+                _apply(durable, start, content[start - offset : stop - offset])
+                kept += 1
+            else:
+                missing += 1
+            start = stop
+        return missing > 0
+
+
+class SimDisk:
+    """One life's view of its node's disk (store.runtime.Disk)."""
+
+    __slots__ = ("_code", "_gate", "_loop", "_platter", "_trace")
+
+    def __init__(self, loop: SimLoop, gate: Gate, platter: Platter, trace: Trace) -> None:
+        self._loop = loop
+        self._gate = gate
+        self._platter = platter
+        self._trace = trace
+        self._code = trace.code(f"fsync {platter.node}")
+
+    def _file(self, name: str) -> _File:
+        file = self._platter.names.get(name)
+        if file is None:
+            raise DiskError(f"no file {name!r}")
+        return file
+
+    def names(self) -> list[str]:
+        return sorted(self._platter.names)
+
+    def size(self, name: str) -> int:
+        return len(self._file(name).content)
+
+    def read(self, name: str, offset: int = 0, size: int = -1) -> bytes:
+        content = self._file(name).content
+        return bytes(content[offset:] if size < 0 else content[offset : offset + size])
+
+    def append(self, name: str, content: bytes) -> None:
+        platter = self._platter
+        file = platter.names.get(name)
+        if file is None:
+            file = platter.names[name] = _File()
+            created = file
+
+            def create(names: dict[str, _File]) -> None:
+                names[name] = created
+
+            platter.pending.append(create)
+        if content:
+            file.unsynced.append((len(file.content), bytes(content)))
+            file.content += content
+
+    def truncate(self, name: str, size: int) -> None:
+        file = self._file(name)
+        if size < len(file.content):
+            del file.content[size:]
+            file.unsynced.append((size, _TRUNCATE))
+        elif size > len(file.content):
+            grown = bytes(size - len(file.content))
+            file.unsynced.append((len(file.content), grown))
+            file.content += grown
+
+    def rename(self, old: str, new: str) -> None:
+        file = self._file(old)
+        platter = self._platter
+        del platter.names[old]
+        platter.names[new] = file
+
+        def rename(names: dict[str, _File]) -> None:
+            if names.get(old) is file:
+                del names[old]
+            names[new] = file
+
+        platter.pending.append(rename)
+
+    def unlink(self, name: str) -> None:
+        file = self._file(name)
+        del self._platter.names[name]
+
+        def unlink(names: dict[str, _File]) -> None:
+            if names.get(name) is file:
+                del names[name]
+
+        self._platter.pending.append(unlink)
+
+    async def fsync(self, name: str) -> None:
+        file = self._file(name)
+        loop = self._loop
+        done = Future(loop.ready)
+        loop.post_ns(
+            loop.now_ns + self._platter.latency_ns(),
+            self._synced,
+            name,
+            file,
+            file.applied + len(file.unsynced),
+            done,
+            gate=self._gate,
+        )
+        await done
+
+    def _synced(self, name: str, file: _File, upto: int, done: Future) -> None:
+        covered = upto - file.applied
+        if covered > 0:
+            unsynced = file.unsynced
+            durable = file.durable
+            for offset, content in unsynced[:covered]:
+                if offset == len(durable) and content is not _TRUNCATE:
+                    durable += content
+                else:
+                    _apply(durable, offset, content)
+            del unsynced[:covered]
+            file.applied = upto
+        self._trace.add((self._loop.now_ns, self._code, b"%d %d" % (len(file.durable), covered)))
+        done.set_result(None)
+
+    async def fsync_dir(self) -> None:
+        platter = self._platter
+        loop = self._loop
+        done = Future(loop.ready)
+        loop.post_ns(
+            loop.now_ns + platter.latency_ns(),
+            self._names_synced,
+            platter.pending_applied + len(platter.pending),
+            done,
+            gate=self._gate,
+        )
+        await done
+
+    def _names_synced(self, upto: int, done: Future) -> None:
+        platter = self._platter
+        covered = max(0, upto - platter.pending_applied)
+        for change in platter.pending[:covered]:
+            change(platter.durable_names)
+        del platter.pending[:covered]
+        platter.pending_applied += covered
+        self._trace.add((self._loop.now_ns, self._code, b"names %d" % covered))
+        done.set_result(None)
