@@ -19,20 +19,19 @@ import msgspec
 
 import checkers
 from checkers.verdict import Valid, Verdict, compose
-from harness.interpreter import FaultNemesis, HarnessError, interpret
+from harness.interpreter import FaultNemesis, interpret
 from harness.settings import Settings
 from harness.sim.draws import Draws
 from harness.systems import dynamo
 from harness.world import Refused, Silence, World
-from history.generator import any_of, clients, time_limit
+from history.generator import Generator, any_of, clients, time_limit
 from history.header import Header
 from history.history import History
 from history.journal import Journal, MemoryJournal, Sink, read
 from history.op import NEMESIS, PROBE, Op
 from history.recorder import Recorder
-from history.schedule import Schedule, ScheduledFault, from_history, scripted
-from nemeses.fault import FAMILY_OF, Fault
-from nemeses.plan import Timed, healers, is_harm, plan
+from history.schedule import Schedule, Scripted, TimedFault
+from nemeses.plan import Timed, healers, plan
 from workloads import WORKLOADS
 from workloads.workload import Options, Workload
 
@@ -170,30 +169,6 @@ def build_world(settings: Settings, seed: int, folder: Path | None) -> World:
     )
 
 
-class _Nemesis:
-    """Injects faults, marks each with its family, and knows which harm stands."""
-
-    def __init__(self, world: World) -> None:
-        self._faults = FaultNemesis(world)
-        self.standing: dict[str, str] = {}
-
-    def prepare(self, op: Op) -> Op:
-        """The invocation that asks for the fault in `op.value`, as docs/history-format.md has it."""
-        op = self._faults.prepare(op)
-        meta: dict[str, Any] = {"family": FAMILY_OF[op.f]}
-        if not is_harm(msgspec.convert(op.value, Fault)):
-            meta["heal"] = True
-        return msgspec.structs.replace(op, meta=meta)
-
-    async def invoke(self, op: Op) -> Op:
-        done = await self._faults.invoke(op)
-        if op.meta.get("heal"):
-            self.standing.pop(op.meta["family"], None)
-        elif done.type == "ok":
-            self.standing[op.meta["family"]] = op.f
-        return done
-
-
 class _Counted:
     """A sink that also counts the clients' completions by type, for the progress line."""
 
@@ -242,7 +217,7 @@ class _Run:
         )
         self.counted = _Counted(self.sink)
         self.recorder = Recorder(self.counted, self.world.now_ns)
-        self.nemesis = _Nemesis(self.world)
+        self.nemesis = FaultNemesis(self.world)
         self.observing = True
         self.phase = "safety"
         self.probes: dict[str, dynamo.Probe] = {}
@@ -250,7 +225,7 @@ class _Run:
     def execute(self) -> Outcome:
         began = perf_counter()
         error = ""
-        errors: list[HarnessError] = []
+        errors: list[str] = []
         try:
             errors = self.world.run(self._main())
         except Exception:
@@ -264,7 +239,7 @@ class _Run:
             history, list(self.settings.checkers) if self.settings.checkers else None
         )
         if error or errors:
-            broken = error or str(errors[0])
+            broken = error or errors[0]
             verdicts = [harness_error(broken), *verdicts]
             verdict = compose(verdicts)
             text = sentence(verdict, verdicts)
@@ -274,7 +249,7 @@ class _Run:
             verdicts=verdicts,
             history=history,
             journal=journal,
-            schedule=self.schedule or from_history(history),
+            schedule=self.schedule or Schedule.from_history(history),
             logs=self.world.logs(),
             environment=self._environment(),
             seed=self.seed,
@@ -282,7 +257,7 @@ class _Run:
             trace=getattr(self.world, "trace_hash", None),
         )
 
-    async def _main(self) -> list[HarnessError]:
+    async def _main(self) -> list[str]:
         try:
             await self.world.start()
             self._phase("safety")
@@ -301,21 +276,21 @@ class _Run:
         self.phase = name
         self.recorder.event(Op(NEMESIS, "info", "phase", None, name))
 
-    async def _load(self) -> list[HarnessError]:
+    async def _load(self) -> list[str]:
         """Clients and faults side by side for the time set; what the clients' own errors were."""
         time_ns = int(self.settings.time_seconds * 1e9)
         if self.schedule is not None:
-            generator = scripted(self.schedule)
+            generator: Generator = Scripted(self.schedule)
         else:
             drawn = faults_of(self.settings, self.seed)
             faults = Schedule(
                 concurrency=self.settings.concurrency,
                 faults=tuple(
-                    ScheduledFault(t.at_ns, order, msgspec.to_builtins(t.fault)) for order, t in enumerate(drawn)
+                    TimedFault(t.at_ns, msgspec.to_builtins(t.fault), order) for order, t in enumerate(drawn)
                 ),
             )
             load = time_limit(time_ns, self.workload.generator(self.options))
-            generator = any_of(clients(load), scripted(faults))
+            generator = any_of(clients(load), Scripted(faults))
         return await interpret(
             self.world,
             generator,
