@@ -172,7 +172,9 @@ class _Interpretation:
         assert concurrency > 0, f"at least one client is needed, not {concurrency}"
         self.errors: list[str] = []
         self._world = world
+        self._nodes = world.nodes
         self._generator = generator
+        self._hears = generator.hears
         self._clients = clients
         self._nemesis = nemesis
         self._recorder = recorder
@@ -260,40 +262,36 @@ class _Interpretation:
         if thread is None:
             assert context.free, f"the generator asks for {ask} while no client is free"
             thread = context.pick()
-        assert NEMESIS_THREAD <= thread < self._concurrency, f"there is no thread {thread} for {ask}"
-        assert not self._busy & bit(thread), f"the generator gives {ask} to thread {thread}, which is busy"
-        worker = self._workers.get(thread) or self._open(thread)
-        self._busy |= bit(thread)
-        self._count += 1
-        template = self._template(thread, ask)
+        worker = self._workers.get(thread) or self._open(thread, ask)
+        assert worker.op is None, f"the generator gives {ask} to thread {thread}, which is busy"
+        if thread == NEMESIS_THREAD:
+            template = _op(NEMESIS, ask, "invoke")
+        else:
+            process = self._processes[thread]
+            node = self._nodes[process % len(self._nodes)]
+            template = Op(process, "invoke", ask.f, ask.key, ask.value, None, node, ask.meta)
         problem: Exception | None = None
         try:
-            if worker.server is None:
-                worker.server = self._serve(template)
-            op = worker.server.prepare(template)
-            wrong = _mismatch(template, op, ("invoke",))
-            if wrong:
+            server = worker.server
+            if server is None:
+                server = worker.server = self._serve(template)
+            op = server.prepare(template)
+            if op is not template and (wrong := _mismatch(template, op, ("invoke",))):
                 raise TypeError(
                     f"prepare of {template.f!r} {wrong}: return the operation it was given, filled in"
                 )
         except Exception as raised:
             problem, op = raised, template
-        op = self._recorder.invoke(op)
-        self._update(self._context(op.time), op)
+        worker.op = op = self._recorder.invoke(op)
+        self._busy |= 2 << thread if thread >= 0 else 1
+        self._count += 1
+        self._update(context, op)
         if problem is None:
-            worker.op = op
             worker.handed.set_result(None)
         else:
             self._finish(
                 worker, op, self._error(op, f"{_told(problem)} before {op.f!r} was invoked", problem)
             )
-
-    def _template(self, thread: int, ask: Ask) -> Op:
-        if thread == NEMESIS_THREAD:
-            return _op(NEMESIS, ask, "invoke")
-        process = self._processes[thread]
-        nodes = self._world.nodes
-        return Op(process, "invoke", ask.f, ask.key, ask.value, None, nodes[process % len(nodes)], ask.meta)
 
     def _serve(self, op: Op) -> Client:
         if not isinstance(op.process, int):
@@ -307,6 +305,8 @@ class _Interpretation:
         )
 
     def _update(self, context: Context, op: Op) -> None:
+        if not self._hears:
+            return
         try:
             self._generator = self._generator.update(context, op)
         except Exception as problem:
@@ -315,7 +315,8 @@ class _Interpretation:
 
     # Workers
 
-    def _open(self, thread: int) -> _Worker:
+    def _open(self, thread: int, ask: Ask) -> _Worker:
+        assert NEMESIS_THREAD <= thread < self._concurrency, f"there is no thread {thread} for {ask}"
         worker = _Worker(thread, self._world.future(), self._world.future())
         self._workers[thread] = worker
         name = "nemesis" if thread == NEMESIS_THREAD else f"client {thread}"
@@ -323,10 +324,11 @@ class _Interpretation:
         return worker
 
     async def _work(self, worker: _Worker) -> None:
+        future = self._world.future
         try:
             while True:
                 await worker.handed
-                worker.handed = self._world.future()
+                worker.handed = future()
                 op, server = worker.op, worker.server
                 assert op is not None
                 assert server is not None
@@ -342,8 +344,7 @@ class _Interpretation:
                     done = self._error(op, f"{_told(problem)} during {op.f!r}", problem)
                 if worker.abandoned or self._closing:
                     return
-                wrong = _mismatch(op, done, ("ok", "fail", "info"))
-                if wrong:
+                if wrong := _mismatch(op, done, ("ok", "fail", "info")):
                     done = self._error(
                         op, f"the client's invoke of {op.f!r} {wrong}: return op.completed(...)"
                     )

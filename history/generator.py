@@ -131,6 +131,10 @@ class Ask(msgspec.Struct, frozen=True):
     def on(self, thread: int) -> Ask:
         return Ask(self.f, self.key, self.value, self.meta, thread, self.type)
 
+    @property
+    def hears(self) -> bool:
+        return False
+
     def op(self, ctx: Context) -> Step | None:
         if self.type == "info" or (ctx.free if self.thread is None else ctx.free & bit(self.thread)):
             return self, NOTHING
@@ -143,10 +147,18 @@ class Ask(msgspec.Struct, frozen=True):
 class Generator(Protocol):
     """A history that has not happened yet. Immutable."""
 
+    @property
+    def hears(self) -> bool:
+        """Whether it, or anything that it may become, needs `update`: who runs it may then save the trouble."""
+        ...
+
     def op(self, ctx: Context) -> Step | None: ...
 
     def update(self, ctx: Context, event: Op) -> Generator:
-        """The generator after an invocation, a completion or an event of its run (anybody's)."""
+        """The generator after an invocation, a completion or an event of the run, whoever's it is.
+
+        The context tells which thread runs which process; which threads are free is a matter of `op` alone.
+        """
         ...
 
 
@@ -154,6 +166,10 @@ Step = tuple[Ask | Pending, Generator]
 
 
 class _Nothing(msgspec.Struct, frozen=True):
+    @property
+    def hears(self) -> bool:
+        return False
+
     def op(self, ctx: Context) -> Step | None:
         return None
 
@@ -172,6 +188,10 @@ class _Fn(msgspec.Struct, frozen=True):
     name: str
     make: Callable[[Context, int], Ask | None]
     made: int
+
+    @property
+    def hears(self) -> bool:
+        return False
 
     def op(self, ctx: Context) -> Step | None:
         if not ctx.free:
@@ -201,6 +221,10 @@ def fn(name: str, make: Callable[[Context, int], Ask | None]) -> Generator:
 class _Sleep(msgspec.Struct, frozen=True):
     delay_ns: int
     until: int | None = None
+
+    @property
+    def hears(self) -> bool:
+        return False
 
     def op(self, ctx: Context) -> Step | None:
         until = ctx.time + self.delay_ns if self.until is None else self.until
@@ -237,6 +261,10 @@ class _Limit(msgspec.Struct, frozen=True):
     left: int
     gen: Generator
 
+    @property
+    def hears(self) -> bool:
+        return self.gen.hears
+
     def op(self, ctx: Context) -> Step | None:
         if self.left <= 0:
             return None
@@ -267,6 +295,10 @@ class _Repeat(msgspec.Struct, frozen=True):
     left: int
     gen: Generator
 
+    @property
+    def hears(self) -> bool:
+        return self.gen.hears
+
     def op(self, ctx: Context) -> Step | None:
         step = self.gen.op(ctx) if self.left else None
         if step is None:
@@ -290,6 +322,10 @@ class _Cycle(msgspec.Struct, frozen=True):
     left: int
     whole: Generator
     gen: Generator
+
+    @property
+    def hears(self) -> bool:
+        return self.whole.hears
 
     def op(self, ctx: Context) -> Step | None:
         left, step = self.left, self.gen.op(ctx)
@@ -316,6 +352,10 @@ class _UntilOk(msgspec.Struct, frozen=True):
     gen: Generator
     open: frozenset[Process] = frozenset()
     done: bool = False
+
+    @property
+    def hears(self) -> bool:
+        return True
 
     def op(self, ctx: Context) -> Step | None:
         step = None if self.done else self.gen.op(ctx)
@@ -350,6 +390,10 @@ class _Stagger(msgspec.Struct, frozen=True):
     gen: Generator
     number: int = 0
     due: int | None = None
+
+    @property
+    def hears(self) -> bool:
+        return self.gen.hears
 
     def op(self, ctx: Context) -> Step | None:
         now, due = ctx.time, self.due
@@ -394,6 +438,10 @@ class _Delay(msgspec.Struct, frozen=True):
     gen: Generator
     due: int = -NEVER
 
+    @property
+    def hears(self) -> bool:
+        return self.gen.hears
+
     def op(self, ctx: Context) -> Step | None:
         now = ctx.time
         if now < self.due:
@@ -420,6 +468,10 @@ class _TimeLimit(msgspec.Struct, frozen=True):
     limit_ns: int
     gen: Generator
     end: int | None = None
+
+    @property
+    def hears(self) -> bool:
+        return self.gen.hears
 
     def op(self, ctx: Context) -> Step | None:
         end = ctx.time + self.limit_ns if self.end is None else self.end
@@ -448,6 +500,10 @@ def time_limit(limit_ns: int, gen: Generator) -> Generator:
 class _Sequence(msgspec.Struct, frozen=True):
     gens: tuple[Generator, ...]
 
+    @property
+    def hears(self) -> bool:
+        return any(g.hears for g in self.gens)
+
     def op(self, ctx: Context) -> Step | None:
         for i, gen in enumerate(self.gens):
             step = gen.op(ctx)
@@ -475,6 +531,10 @@ def sequence(*gens: Generator) -> Generator:
 class _Synchronize(msgspec.Struct, frozen=True):
     gen: Generator
 
+    @property
+    def hears(self) -> bool:
+        return self.gen.hears
+
     def op(self, ctx: Context) -> Step | None:
         return (PENDING, self) if ctx.busy else self.gen.op(ctx)
 
@@ -498,6 +558,10 @@ def phases(*gens: Generator) -> Generator:
 class _AnyOf(msgspec.Struct, frozen=True):
     turn: int
     gens: tuple[Generator | None, ...]
+
+    @property
+    def hears(self) -> bool:
+        return any(g is not None and g.hears for g in self.gens)
 
     def op(self, ctx: Context) -> Step | None:
         gens, count, until, alive = self.gens, len(self.gens), NEVER, False
@@ -544,12 +608,16 @@ class _Mix(msgspec.Struct, frozen=True):
     weights: tuple[int, ...]
     number: int = 0
 
+    @property
+    def hears(self) -> bool:
+        return any(g.hears for g in self.gens)
+
     def op(self, ctx: Context) -> Step | None:
         gens, weights = self.gens, self.weights
         while gens:
             i, at = 0, ctx.draw(self.name, self.number) % sum(weights)
-            while at >= weights[i]:
-                at -= weights[i]
+            while at >= (weight := weights[i]):
+                at -= weight
                 i += 1
             step = gens[i].op(ctx)
             if step is None:
@@ -591,6 +659,10 @@ class _On(msgspec.Struct, frozen=True):
     threads: int
     gen: Generator
 
+    @property
+    def hears(self) -> bool:
+        return self.gen.hears
+
     def op(self, ctx: Context) -> Step | None:
         view = ctx.within(self.threads)
         step = self.gen.op(view)
@@ -608,9 +680,11 @@ class _On(msgspec.Struct, frozen=True):
         return ask, (self if after is self.gen else _On(self.threads, after))
 
     def update(self, ctx: Context, event: Op) -> Generator:
-        if not bit(ctx.thread(event.process)) & self.threads:
+        process = event.process
+        thread = process % len(ctx.processes) if isinstance(process, int) else NEMESIS_THREAD
+        if not self.threads >> (thread + 1) & 1:
             return self
-        after = self.gen.update(ctx.within(self.threads), event)
+        after = self.gen.update(ctx, event)
         return self if after is self.gen else _On(self.threads, after)
 
 
@@ -645,6 +719,10 @@ class _Each(msgspec.Struct, frozen=True):
     whole: Generator
     gens: dict[int, Generator]
 
+    @property
+    def hears(self) -> bool:
+        return self.whole.hears
+
     def op(self, ctx: Context) -> Step | None:
         threads = (ctx.free | ctx.busy) & _CLIENT_BITS or _NEMESIS_BIT
         until, alive, gens = NEVER, False, self.gens
@@ -670,7 +748,7 @@ class _Each(msgspec.Struct, frozen=True):
     def update(self, ctx: Context, event: Op) -> Generator:
         thread = ctx.thread(event.process)
         gen = self.gens.get(thread, self.whole)
-        after = gen.update(ctx.within(bit(thread)), event)
+        after = gen.update(ctx, event)
         return self if after is gen else _Each(self.whole, {**self.gens, thread: after})
 
 
@@ -682,6 +760,10 @@ def each(gen: Generator) -> Generator:
 class _Mapped(msgspec.Struct, frozen=True):
     change: Callable[[Ask], Ask]
     gen: Generator
+
+    @property
+    def hears(self) -> bool:
+        return self.gen.hears
 
     def op(self, ctx: Context) -> Step | None:
         step = self.gen.op(ctx)
@@ -711,6 +793,10 @@ class _PerKey(msgspec.Struct, frozen=True):
     taken: int = 0
     current: tuple[tuple[Any, Generator] | None, ...] | None = None
     turn: int = 0
+
+    @property
+    def hears(self) -> bool:
+        return True  # the keys' generators are not made yet
 
     def op(self, ctx: Context) -> Step | None:
         state = self if self.current is not None else self._begun(len(ctx.processes))
@@ -748,7 +834,7 @@ class _PerKey(msgspec.Struct, frozen=True):
         at = self.current[g]
         if at is None:
             return self
-        after = at[1].update(ctx.within(self._mask(g)), event)
+        after = at[1].update(ctx, event)
         return self if after is at[1] else self._with(g, (at[0], after), self.taken, self.turn)
 
     def _mask(self, group: int) -> int:

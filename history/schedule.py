@@ -184,6 +184,10 @@ class Scripted(msgspec.Struct, frozen=True):
 
     schedule: Schedule
 
+    @property
+    def hears(self) -> bool:
+        return False
+
     def op(self, ctx: Context) -> Step | None:
         return _script(self.schedule).op(ctx)
 
@@ -197,6 +201,10 @@ class _Script(msgspec.Struct, frozen=True):
     queues: tuple[_Queue, ...]
     heads: tuple[int, ...]
     end: int
+
+    @property
+    def hears(self) -> bool:
+        return False
 
     def op(self, ctx: Context) -> Step | None:
         now, busy = ctx.time, ctx.busy
