@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import docker.errors
 import msgspec
 
@@ -31,12 +33,13 @@ def examine() -> Diagnosis:
         client = engine()
     except NoEngine as missing:
         return Diagnosis(str(missing), "", _without(str(missing)))
-    version = f"Docker {client.version()['Version']}"
-    try:
-        tag = image.current(client)
-    except image.NoImage as missing:
-        return Diagnosis(version, str(missing), _without(str(missing)))
-    return Diagnosis(version, tag, tuple(supports(can_cut(client, tag)).values()))
+    with contextlib.closing(client):
+        version = f"Docker {client.version()['Version']}"
+        try:
+            tag = image.current(client)
+        except image.NoImage as missing:
+            return Diagnosis(version, str(missing), _without(str(missing)))
+        return Diagnosis(version, tag, tuple(supports(can_cut(client, tag)).values()))
 
 
 def can_cut(client: Engine, tag: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,9 @@ import docker.errors
 
 Engine = Any
 """A `docker.DockerClient`. The SDK ships no types, so its answers are checked where they are used."""
+
+LOCAL = "unix:///var/run/docker.sock"
+DOOR_S = 10.0
 
 RUN_LABEL = "sunder.run"
 """On every container and network: which run made it."""
@@ -33,33 +37,29 @@ class NoEngine(DockerTrouble):
 
 def engine() -> Engine:
     """A client of the engine that the environment names (`DOCKER_HOST`, else the local socket). Raises NoEngine."""
+    host = os.environ.get("DOCKER_HOST") or LOCAL
     try:
+        if host.startswith("unix://"):
+            # Asked first by ourselves: the SDK buries the reason, and leaves its socket open when there is nobody.
+            with socket.socket(socket.AF_UNIX) as door:
+                door.settimeout(DOOR_S)
+                door.connect(host.removeprefix("unix://"))
         client: Engine = cast(Any, docker).from_env()
-    except docker.errors.DockerException as trouble:
-        raise NoEngine(_why(trouble)) from trouble
-    return client
-
-
-def _why(trouble: BaseException) -> str:
-    """The remedy that fits the cause, which the SDK buries several exceptions deep."""
-    causes: list[BaseException] = []
-    current: BaseException | None = trouble
-    while current is not None and current not in causes:
-        causes.append(current)
-        causes.extend(cause for cause in current.args if isinstance(cause, BaseException))
-        current = current.__cause__ or current.__context__
-    where = os.environ.get("DOCKER_HOST", "the local socket")
-    if any(isinstance(cause, PermissionError) or "Permission denied" in str(cause) for cause in causes):
-        return (
+    except PermissionError as trouble:
+        raise NoEngine(
             "A Docker engine is there, but this user may not talk to it: "
             "run as root, or join the group docker (usermod -aG docker $USER) and log in again."
-        )
-    if "DOCKER_HOST" in os.environ:
-        return f"No Docker engine answers at DOCKER_HOST={where}: start it there, or unset DOCKER_HOST."
-    return (
-        "No Docker engine answers: install one (apt-get install docker.io) and start it "
-        "(systemctl start docker, or dockerd as root where there is no service manager), or use --world sim."
-    )
+        ) from trouble
+    except (OSError, docker.errors.DockerException) as trouble:
+        if host != LOCAL:
+            raise NoEngine(
+                f"No Docker engine answers at DOCKER_HOST={host}: start it there, or unset DOCKER_HOST."
+            ) from trouble
+        raise NoEngine(
+            "No Docker engine answers: install one (apt-get install docker.io) and start it (systemctl start docker, "
+            "or dockerd as root where there is no service manager), or use --world sim."
+        ) from trouble
+    return client
 
 
 def owner(pid: int | None = None) -> str:

@@ -7,6 +7,7 @@ package is not baked in: it is mounted read-only at run time, so that a mutant r
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -62,25 +63,25 @@ def build(base: str | None = None, bootstrap: bool = False, progress: Progress =
     `base` names a local image to build on; `bootstrap` makes a Debian base by debootstrap (needs root). With neither:
     a local python:3-slim if there is one, else debootstrap where it works, else python:3-slim pulled. Raises NoEngine, NoImage.
     """
-    client = engine()
-    chosen = _base(client, base, bootstrap, progress)
-    base_id = client.images.get(chosen).id
-    recipe = _dockerfile(chosen)
-    script = Path(supervisor.__file__).read_bytes()
-    wanted = json.dumps([base_id, recipe, requirements()]).encode() + script
-    tag = f"{IMAGE}:{hashlib.sha256(wanted).hexdigest()[:12]}"
-    if not _exists(client, tag):
-        progress(f"asking {chosen} for its Python")
-        facts = _facts(client, chosen)
-        with tempfile.TemporaryDirectory(prefix="sunder-image-") as scratch:
-            site = Path(scratch) / "site"
-            progress(f"fetching {', '.join(REQUIRED)} for Python {facts.python}")
-            fetch(site, facts.python)
-            progress(f"building {tag}")
-            _build(client, tag, recipe, site, script)
-    client.images.get(tag).tag(IMAGE, "latest")
-    progress(f"{tag} is ready")
-    return tag
+    with contextlib.closing(engine()) as client:
+        chosen = _base(client, base, bootstrap, progress)
+        base_id = client.images.get(chosen).id
+        recipe = _dockerfile(chosen)
+        script = Path(supervisor.__file__).read_bytes()
+        wanted = json.dumps([base_id, recipe, requirements()]).encode() + script
+        tag = f"{IMAGE}:{hashlib.sha256(wanted).hexdigest()[:12]}"
+        if not _exists(client, tag):
+            progress(f"asking {chosen} for its Python")
+            facts = _facts(client, chosen)
+            with tempfile.TemporaryDirectory(prefix="sunder-image-") as scratch:
+                site = Path(scratch) / "site"
+                progress(f"fetching {', '.join(REQUIRED)} for Python {facts.python}")
+                fetch(site, facts.python)
+                progress(f"building {tag}")
+                _build(client, tag, recipe, site, script)
+        client.images.get(tag).tag(IMAGE, "latest")
+        progress(f"{tag} is ready")
+        return tag
 
 
 def current(client: Engine) -> str:

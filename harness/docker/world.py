@@ -113,6 +113,7 @@ class DockerWorld:
         self._ipv6 = ipv6
         self._run = new_run()
         self._nodes: dict[str, _Node] = {}
+        self._clients: list[Engine] = []
         self._creating: set[asyncio.Task[Any]] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._transports: list[HttpTransport] = []
@@ -170,11 +171,8 @@ class DockerWorld:
         assert self._started_ns is None, "a world starts once"
         if not self._store.is_dir():
             raise NotReady(f"{self._store} is not there: give the directory that holds the package `store`.")
-        client = await asyncio.to_thread(engine)
-        await asyncio.to_thread(self._check_image, client)
-        await asyncio.to_thread(reap, client, False)
-        self._clean = False
-        addresses = await self._made(self._make_network, client)
+        await self._made(self._prepare)
+        addresses = await self._made(self._make_network)
         self._nodes = {name: _Node(name, address) for name, address in addresses.items()}
         self._reachability = Reachability(addresses)
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -206,9 +204,12 @@ class DockerWorld:
                 node.shell.close()
         if not self._clean and not self._leave_running:
             await asyncio.to_thread(self._remove)
+        while self._clients:
+            self._clients.pop().close()
 
     def _remove(self) -> None:
-        remove(engine(), self._run)
+        with contextlib.closing(engine()) as client:
+            remove(client, self._run)
         self._clean = True
 
     def run(self, main: Coroutine[Any, Any, T]) -> T:
@@ -255,13 +256,18 @@ class DockerWorld:
             found[name] = path.read_text(errors="replace") if path.exists() else ""
         return found
 
-    def _check_image(self, client: Engine) -> None:
+    def _prepare(self) -> None:
+        """Finds the engine and the image, and reaps what killed runs left."""
+        client = engine()
+        self._clients.append(client)
         try:
             client.images.get(self._image)
         except docker.errors.ImageNotFound as missing:
             raise image.NoImage(
                 f"The node image {self._image} is not here: build it with `sunder image`."
             ) from missing
+        reap(client, all=False)
+        self._clean = False
 
     async def _made(self, create: Callable[..., T], *args: Any) -> T:
         """Runs something that creates in a thread, such that `stop` waits for it even when this task is cancelled."""
@@ -270,7 +276,7 @@ class DockerWorld:
         task.add_done_callback(self._creating.discard)
         return await asyncio.shield(task)
 
-    def _make_network(self, client: Engine) -> dict[str, str]:
+    def _make_network(self) -> dict[str, str]:
         """The nodes' addresses on a new network. Another run may take a subnet at the same time: then the next one."""
         for subnet in _free_subnets():
             pools = [docker.types.IPAMPool(subnet=str(subnet), gateway=str(subnet[1]))]
@@ -282,7 +288,7 @@ class DockerWorld:
                     )
                 )
             try:
-                client.api.create_network(
+                self._clients[0].api.create_network(
                     f"sunder-{self._run}",
                     driver="bridge",
                     ipam=docker.types.IPAMConfig(pool_configs=pools),
@@ -317,8 +323,9 @@ class DockerWorld:
             raise NotReady(f"{node.name} does not answer GET /ping; {self._last_words(node)}")
 
     def _make_container(self, node: _Node) -> tuple[Engine, str]:
-        # One client for each node: the SDK does not promise that one may be shared between threads.
+        # One client for each node, since the SDK does not promise that one may be shared between threads.
         client = engine()
+        self._clients.append(client)
         api = client.api
         network = f"sunder-{self._run}"
         mounts = {
@@ -527,7 +534,8 @@ class DockerWorld:
 
     async def _state(self, node: _Node) -> str:
         letter, born = await self._stat(node)
-        if letter in ("", "Z", "X") or born != node.born:
+        # A zombie is not gone: its main thread has ended, but the others may still hold the port and the files.
+        if not letter or born != node.born:
             return "gone"
         return "stopped" if letter in "Tt" else "runs"
 

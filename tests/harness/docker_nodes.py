@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,9 +70,21 @@ def stub_world(folder: Path, *names: str, program: str = ANSWERS_PINGS, **option
     return DockerWorld(names, lambda _node, _addresses: b"{}", code, node_image(), folder, 1, **options)
 
 
-def held(run: str, client: Engine | None = None) -> list[str]:
+@contextlib.contextmanager
+def docker_engine() -> Iterator[Engine]:
+    """A client, closed afterwards."""
+    client = engine()
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def held(run: str) -> list[str]:
     """The names of the run's containers and networks that the engine holds, running or not."""
-    api = (client or engine()).api
     marked = {"label": f"{RUN_LABEL}={run}"}
-    containers = [each["Names"][0].lstrip("/") for each in api.containers(all=True, filters=marked)]
-    return sorted(containers + [each["Name"] for each in api.networks(filters=marked)])
+    with docker_engine() as client:
+        containers = [
+            each["Names"][0].lstrip("/") for each in client.api.containers(all=True, filters=marked)
+        ]
+        return sorted(containers + [each["Name"] for each in client.api.networks(filters=marked)])
