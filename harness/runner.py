@@ -38,7 +38,7 @@ from workloads.workload import Options, Workload
 READER = "reader"
 """The client that reads every key at last."""
 
-OBSERVE_EVERY_NS = 250_000_000
+OBSERVE_EVERY_NS = 500_000_000
 QUIET_AT_LEAST_NS = 2_500_000_000
 """Longer than a coordinator works on a write whose client has gone, so that no hint comes after the look at hints."""
 
@@ -220,7 +220,7 @@ class _Run:
         self.nemesis = FaultNemesis(self.world)
         self.observing = True
         self.phase = "safety"
-        self.probes: dict[str, dynamo.Probe] = {}
+        self._probes = {node: self._probe(node) for node in self.world.nodes}
 
     def execute(self) -> Outcome:
         began = perf_counter()
@@ -261,12 +261,13 @@ class _Run:
         try:
             await self.world.start()
             self._phase("safety")
-            observer = self.world.spawn(self._observe(), name="observer")
+            observers = [self.world.spawn(self._observe(node), name=f"observe-{node}") for node in self.world.nodes]
             errors = await self._load()
             await self._heal()
             await self._recover()
             self.observing = False
-            await observer
+            for observer in observers:
+                await observer
             await self._final()
             return errors
         finally:
@@ -321,7 +322,7 @@ class _Run:
         quiet = 0
         while self.world.now_ns() - began < self.settings.recovery_seconds * 1e9:
             await self.world.sleep(OBSERVE_EVERY_NS)
-            pending = [await self._look("hints", node) for node in self.world.nodes]
+            pending = [await self._look("hints", self._probes[node]) for node in self.world.nodes]
             quiet = quiet + 1 if all(p == [] for p in pending) else 0
             if quiet >= 2 and self.world.now_ns() - began >= QUIET_AT_LEAST_NS:
                 return
@@ -330,7 +331,7 @@ class _Run:
         self._phase("final")
         keys = self.workload.keys(self.options)
         for node in self.world.nodes:
-            if await self._look("homes", node, keys=keys) is not None:
+            if await self._look("homes", self._probes[node], keys=keys) is not None:
                 break
         await self._look_at_all("quiet")
         for key in keys:
@@ -340,7 +341,7 @@ class _Run:
     async def _look_at_all(self, stage: str) -> None:
         for f in ("hints", "replica"):
             for node in self.world.nodes:
-                await self._look(f, node, stage=stage)
+                await self._look(f, self._probes[node], stage=stage)
 
     async def _read_at_last(self, key: str) -> None:
         """Reads a key from all its home replicas, through one node after another until one can."""
@@ -357,24 +358,23 @@ class _Run:
                 return
             await self.world.sleep(FINAL_RETRY_NS)
 
-    async def _observe(self) -> None:
-        """Looks at every node's hints and digests at a steady period, all through load, heal and recovery."""
+    async def _observe(self, node: str) -> None:
+        """Looks at one node's hints and digests at a steady period, all through load, heal and recovery."""
+        probe = self._probe(node)
         while self.observing:
             await self.world.sleep(OBSERVE_EVERY_NS)
-            for node in self.world.nodes:
-                if self.phase != "recovery":
-                    await self._look("hints", node)
-                await self._look("digest", node)
+            for f in ("hints", "digest"):
+                await self._look(f, probe)
             if self.progress is not None:
                 self.progress(self._progress())
 
+    def _probe(self, node: str) -> dynamo.Probe:
+        return dynamo.Probe(self.world.transport(node, client=PROBE), node)
+
     async def _look(
-        self, f: str, node: str, *, stage: str | None = None, keys: list[str] | None = None
+        self, f: str, probe: dynamo.Probe, *, stage: str | None = None, keys: list[str] | None = None
     ) -> Any:
-        """One observation by the probe, written down; None when the node did not answer."""
-        probe = self.probes.get(node)
-        if probe is None:
-            probe = self.probes[node] = dynamo.Probe(self.world.transport(node, client=PROBE), node)
+        """One observation by a probe, written down; None when the node did not answer."""
         meta = {"stage": stage} if stage else {}
         asking: Coroutine[Any, Any, Any]
         match f:
@@ -386,7 +386,7 @@ class _Run:
                 asking = probe.homes(keys or [])
             case _:
                 asking = probe.replica()
-        invocation = Op(PROBE, "invoke", f, None, node=node, meta=meta)
+        invocation = Op(PROBE, "invoke", f, None, node=probe.node, meta=meta)
         try:
             answer: Any = await asking
         except (Refused, Silence) as problem:
