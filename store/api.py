@@ -35,6 +35,7 @@ REASONS = {
     401: "Unauthorized",
     404: "Not Found",
     405: "Method Not Allowed",
+    408: "Request Timeout",
     409: "Conflict",
     413: "Content Too Large",
     428: "Precondition Required",
@@ -62,6 +63,8 @@ class Request(msgspec.Struct, frozen=True):
     keep_alive: bool = True
 
 
+_HEAD_TOO_LARGE = f"a request's head may have at most {HEAD_BYTES_MAX} bytes"
+
 _HEADERS_READ = frozenset((b"x-causal-context", b"accept", b"authorization", b"x-forwarded"))
 
 
@@ -78,6 +81,7 @@ class RequestParser:
     def _reset(self) -> None:
         self._url = b""
         self._headers: dict[str, str] = {}
+        self._headers_bytes = 0
         self._body: list[bytes] = []
         self._body_bytes = 0
 
@@ -94,7 +98,7 @@ class RequestParser:
                 cause if isinstance(cause, BadRequest) else BadRequest(400, "malformed HTTP request")
             ) from None
         if self._head_bytes - self._body_bytes > HEAD_BYTES_MAX and not self._requests:
-            raise BadRequest(431, f"a request's head may have at most {HEAD_BYTES_MAX} bytes")
+            raise BadRequest(431, _HEAD_TOO_LARGE)
         done, self._requests = self._requests, []
         return done
 
@@ -102,6 +106,7 @@ class RequestParser:
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers_bytes += len(name) + len(value) + 4
         lower = name.lower()
         if lower in _HEADERS_READ:
             self._headers[lower.decode()] = value.decode("latin-1")
@@ -115,6 +120,8 @@ class RequestParser:
             raise BadRequest(413, f"a value may have at most {self._body_bytes_max} bytes")
 
     def on_message_complete(self) -> None:
+        if self._headers_bytes + len(self._url) > HEAD_BYTES_MAX:
+            raise BadRequest(431, _HEAD_TOO_LARGE)
         path, _, query = self._url.partition(b"?")
         try:
             text = path.decode("ascii")

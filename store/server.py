@@ -781,7 +781,7 @@ class HttpConnection(asyncio.Protocol):
         elif self._turns:
             pass
         elif self._partial_since is not None and now - self._partial_since > REQUEST_SECONDS_MAX:
-            self._refuse(400, f"a request must arrive within {REQUEST_SECONDS_MAX:.0f} s of its first byte")
+            self._refuse(408, f"a request must arrive within {REQUEST_SECONDS_MAX:.0f} s of its first byte")
         elif now - max(self._heard_at, self._wrote_at) > IDLE_SECONDS_MAX:
             self._transport.close()
 
