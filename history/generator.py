@@ -436,7 +436,7 @@ def stagger(interval_ns: int, gen: Generator, *, name: str = "stagger") -> Gener
 class _Delay(msgspec.Struct, frozen=True):
     delay_ns: int
     gen: Generator
-    due: int = -NEVER
+    due: int | None = None
 
     @property
     def hears(self) -> bool:
@@ -444,15 +444,16 @@ class _Delay(msgspec.Struct, frozen=True):
 
     def op(self, ctx: Context) -> Step | None:
         now = ctx.time
-        if now < self.due:
-            return Pending(self.due), self
+        due = now if self.due is None else self.due
+        if now < due:
+            return Pending(due), self
         step = self.gen.op(ctx)
         if step is None:
             return None
         ask, after = step
         if ask.__class__ is Pending:
             return (ask, self) if after is self.gen else (ask, _Delay(self.delay_ns, after, self.due))
-        return ask, _Delay(self.delay_ns, after, max(self.due, now - self.delay_ns) + self.delay_ns)
+        return ask, _Delay(self.delay_ns, after, (due if now - due < self.delay_ns else now) + self.delay_ns)
 
     def update(self, ctx: Context, event: Op) -> Generator:
         after = self.gen.update(ctx, event)
@@ -665,6 +666,8 @@ class _On(msgspec.Struct, frozen=True):
 
     def op(self, ctx: Context) -> Step | None:
         view = ctx.within(self.threads)
+        if not view.free | view.busy:
+            return None  # nobody in view will ever be free
         step = self.gen.op(view)
         if step is None:
             return None
@@ -700,6 +703,8 @@ def nemesis(gen: Generator) -> Generator:
 
 def reserve(*groups: tuple[int, Generator], default: Generator) -> Generator:
     """The first so many client threads for the first generator, the next for the second; the rest for `default`.
+
+    A part for which no thread is left is exhausted from the start.
 
     >>> reading, writing = repeat(Ask("read")), repeat(Ask("write"))
     >>> h = simulate(limit(6, reserve((1, writing), default=reading)), concurrency=3)
