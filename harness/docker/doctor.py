@@ -8,7 +8,7 @@ import docker.errors
 import msgspec
 
 from harness.docker import image, links
-from harness.docker.engine import Engine, NoEngine, engine, labels, new_run
+from harness.docker.engine import Engine, NoEngine, engine, run_once
 from harness.world import Support
 
 
@@ -45,18 +45,12 @@ def examine() -> Diagnosis:
 def can_cut(client: Engine, tag: str) -> bool:
     """Whether rules can be set inside a container of the image."""
     try:
-        said: bytes = client.containers.run(
-            tag,
-            ["-c", links.SETUP],
-            entrypoint=["bash"],
-            remove=True,
-            cap_add=["NET_ADMIN"],
-            network_mode="none",
-            labels=labels(new_run()),
+        status, said = run_once(
+            client, tag, ["bash", "-c", links.SETUP], cap_add=["NET_ADMIN"], network_mode="none"
         )
-    except (docker.errors.ContainerError, docker.errors.APIError):
+    except docker.errors.APIError:
         return False
-    return bool(links.tables(said.decode()).four)
+    return status == 0 and bool(links.tables(said).four)
 
 
 def supports(cuts: bool) -> dict[str, Support]:

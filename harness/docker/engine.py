@@ -99,6 +99,22 @@ def new_run() -> str:
     return secrets.token_hex(5)
 
 
+def run_once(client: Engine, image: str, command: list[str], **options: Any) -> tuple[int, str]:
+    """Runs a command (no entrypoint) in a new container; returns its status and what it wrote. The container goes again.
+
+    Raises the SDK's APIError when the image cannot run it at all.
+    """
+    container = client.containers.create(
+        image, command[1:], entrypoint=command[:1], labels=labels(new_run()), **options
+    )
+    try:
+        container.start()
+        status = int(container.wait()["StatusCode"])
+        return status, str(container.logs().decode(errors="replace"))
+    finally:
+        container.remove(force=True, v=True)
+
+
 def labels(run: str, *, keep: bool = False) -> dict[str, str]:
     """What marks a container or a network as ours."""
     return {RUN_LABEL: run, OWNER_LABEL: owner()} | ({KEEP_LABEL: "1"} if keep else {})

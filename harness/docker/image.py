@@ -27,7 +27,7 @@ from typing import NamedTuple
 import docker.errors
 
 from harness.docker import supervisor
-from harness.docker.engine import DockerTrouble, Engine, engine, labels, new_run
+from harness.docker.engine import DockerTrouble, Engine, engine, labels, new_run, run_once
 
 IMAGE = "sunder-node"
 BASE = "sunder-base"
@@ -312,19 +312,12 @@ def _facts(client: Engine, base: str) -> _Facts:
         "{ command -v iptables-restore >/dev/null && echo iptables || echo none; }"
     )
     try:
-        said: bytes = client.containers.run(
-            base,
-            ["sh", "-c", script],
-            entrypoint=[],
-            remove=True,
-            network_mode="none",
-            labels=labels(new_run()),
-        )
-    except (docker.errors.ContainerError, docker.errors.APIError) as trouble:
-        raise NoImage(
-            f"{base} has no python3 and bash that run: choose a Debian-based Python image."
-        ) from trouble
-    python, iptables = said.decode().split()
+        status, said = run_once(client, base, ["sh", "-c", script], network_mode="none")
+    except docker.errors.APIError:
+        status, said = -1, ""
+    if status:
+        raise NoImage(f"{base} has no python3 and bash that run: choose a Debian-based Python image.")
+    python, iptables = said.split()
     return _Facts(python, iptables == "iptables")
 
 

@@ -72,10 +72,12 @@ class _Connection(asyncio.Protocol):
         self._response: asyncio.Future[bytes] | None = None
         self._parser: Any = None
         self._whole = False
+        self._begun = 0
 
     def ask(self, payload: bytes) -> asyncio.Future[bytes]:
         self._received = bytearray()
         self._whole = False
+        self._begun = 0
         self._parser = httptools.HttpResponseParser(self)
         self._response = asyncio.get_running_loop().create_future()
         self._transport.write(payload)
@@ -103,8 +105,10 @@ class _Connection(asyncio.Protocol):
             self.closed = True
             self._response.set_exception(Silence(f"the answer is not HTTP: {trouble}"))
             return
-        if self._whole:
-            self.closed = self.closed or not self._parser.should_keep_alive()
+        if self._begun > 1:
+            self.closed = True
+            self._response.set_exception(Silence("more than one answer came to one request"))
+        elif self._whole:
             self._response.set_result(bytes(self._received))
 
     def eof_received(self) -> None:
@@ -117,5 +121,10 @@ class _Connection(asyncio.Protocol):
                 Silence(f"the connection broke before the answer was whole: {exc or 'closed'}")
             )
 
+    def on_message_begin(self) -> None:
+        self._begun += 1
+
     def on_message_complete(self) -> None:
+        # Only here does the parser know; once it is through with the message it says no.
+        self.closed = self.closed or not self._parser.should_keep_alive()
         self._whole = True
