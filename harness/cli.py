@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -265,10 +264,6 @@ def call(arguments: Sequence[str]) -> int:
         return _complain(f"{sentence[:1].lower()}{sentence[1:]}: see `{where} --help`", exits.USAGE)
     except (KeyboardInterrupt, click.Abort):
         return _complain("interrupted", exits.INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever read our output has seen enough. Python would complain once more while it closes the stream.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return exits.VALID
     except Exception as problem:
         if _expected(problem):
             return _complain(str(problem), exits.HARNESS_ERROR)

@@ -138,9 +138,13 @@ def discard(runs: Path, folder: Path) -> None:
 def put(path: Path, content: bytes | str, *, mode: int = 0o644) -> None:
     """Writes a whole file or none of it."""
     temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    temporary.chmod(mode)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.chmod(mode)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _json(value: object) -> bytes:

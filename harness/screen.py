@@ -20,7 +20,11 @@ COLOURS = {"valid": "green", "invalid": "red", "unknown": "yellow", "harness-err
 
 def out(text: str = "") -> None:
     """A result."""
-    print(text, file=sys.stdout, flush=True)
+    try:
+        print(text, file=sys.stdout, flush=True)
+    except BrokenPipeError:
+        # Whoever read has seen enough, but the exit code is still to come: what follows goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def note(text: str) -> None:

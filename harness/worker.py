@@ -62,16 +62,6 @@ def work(job: Job, execute: Any, variant: apply.Variant | None) -> Answer:
         if job.runs is not None and settings.world != "sim":
             folder = new_folder(Path(job.runs), settings, variant)
         outcome: Outcome = execute(settings, folder, None)
-        if job.runs is not None and folder is None and outcome.verdict in KEPT:
-            folder = new_folder(Path(job.runs), settings, variant)
-        if folder is not None:
-            results.finish(
-                folder,
-                settings,
-                outcome,
-                environment=surroundings.describe(variant),
-                command=results.command_of(settings),
-            )
     except Exception as problem:
         return Answer(
             verdict=Valid.HARNESS_ERROR,
@@ -80,6 +70,15 @@ def work(job: Job, execute: Any, variant: apply.Variant | None) -> Answer:
             folder=str(folder) if folder is not None else None,
             error=traceback.format_exc(),
         )
+    error = ""
+    try:
+        if job.runs is not None and folder is None and outcome.verdict in KEPT:
+            folder = new_folder(Path(job.runs), settings, variant)
+        if folder is not None:
+            keep(folder, settings, outcome, variant)
+    except Exception:
+        # The verdict stands, whatever became of its folder.
+        error = traceback.format_exc()
     return Answer(
         verdict=outcome.verdict,
         sentence=outcome.sentence,
@@ -88,6 +87,17 @@ def work(job: Job, execute: Any, variant: apply.Variant | None) -> Answer:
         events=len(outcome.history),
         trace=outcome.trace,
         folder=str(folder) if folder is not None else None,
+        error=error,
+    )
+
+
+def keep(folder: Path, settings: Settings, outcome: Outcome, variant: apply.Variant | None) -> None:
+    results.finish(
+        folder,
+        settings,
+        outcome,
+        environment=surroundings.describe(variant),
+        command=results.command_of(settings),
     )
 
 

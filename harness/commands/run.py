@@ -176,6 +176,7 @@ def interrupted(folder: Path, settings: Settings, around: Mapping[str, Any], com
         fingerprints=results.fingerprints(history.header, verdicts),
         results=tuple(verdicts),
     )
+    results.put(folder / results.SCHEDULE, schedules.dumps(schedules.Schedule.from_history(history)))
     results.conclude(folder, settings, found, environment={**around, "interrupted": True}, command=command)
     results.report(folder, history, found, results.read_logs(folder), command=command)
     tell(folder, settings, found, history, command, as_json=False)
@@ -254,7 +255,7 @@ def show_plan(settings: Settings) -> int:
     for timed in runner.faults_of(settings, settings.seed):
         content = msgspec.to_builtins(timed.fault)
         tag = content.pop("fault")
-        screen.out(f"{timed.at_ns / 1e9:8.3f} s  {tag:14} {_told(content)}".rstrip())
+        screen.out(f"{timed.time / 1e9:8.3f} s  {tag:14} {_told(content)}".rstrip())
     screen.note(f"seed {settings.seed}: nothing was run")
     return exits.VALID
 

@@ -1,0 +1,311 @@
+"""The command line: exit codes, one sentence for every mistake, results on standard output and all else elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from harness import screen
+from harness.cli import call, cli
+
+pytestmark = pytest.mark.usefixtures("fake")
+
+LATEST = Path("runs/latest")
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def one_sentence(capsys: pytest.CaptureFixture[str]) -> str:
+    """Everything that was said: one line on standard error, nothing on standard output."""
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1, err
+    return err
+
+
+@pytest.mark.parametrize(("seed", "code", "word"), [(1, 0, "VALID"), (7, 1, "INVALID"), (8, 2, "UNKNOWN")])
+def test_a_run_ends_with_its_verdict_report_and_the_command_that_repeats_it(
+    capsys: pytest.CaptureFixture[str], seed: int, code: int, word: str
+) -> None:
+    assert call(["run", "--seed", str(seed)]) == code
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0].startswith(f"{word}  ")
+    assert f"repeat   sunder run --seed {seed}\n" in out
+    report = next(line.split(maxsplit=1)[1] for line in out.splitlines() if line.startswith("report"))
+    assert Path(report).is_file()
+    assert f"seed {seed}" in err
+
+
+def test_a_red_run_shows_its_witness(capsys: pytest.CaptureFixture[str]) -> None:
+    call(["run", "--seed", "7"])
+    out, _ = capsys.readouterr()
+    assert "    lost_writes: write 1 of x was acknowledged and is not read" in out.splitlines()
+    assert any("put" in line for line in out.splitlines()[2:])
+
+
+def test_a_drawn_seed_is_printed_and_repeats_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    call(["run", "--json"])
+    outcome = json.loads(capsys.readouterr().out)
+    assert outcome["command"] == f"sunder run --seed {outcome['seed']}"
+
+
+def test_json_is_one_line_and_nothing_else_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["run", "--seed", "7", "--json"]) == 1
+    (outcome,) = lines(capsys.readouterr().out)
+    assert (outcome["verdict"], outcome["seed"]) == ("invalid", 7)
+    assert outcome["results"]["lost_writes"]["valid"] == "invalid"
+    assert outcome["fingerprints"] == ["lost_writes/lost/clock+kill+partition+pause"]
+
+
+def test_the_harness_failing_is_neither_the_users_nor_the_stores_fault(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert call(["run", "--seed", "9"]) == 255
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "the harness tripped" in err
+    assert not Path("runs").exists() or list(Path("runs").iterdir()) == []
+
+
+def test_ctrl_c_writes_what_there_is_and_exits_130(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["run", "--seed", "15"]) == 130
+    out, err = capsys.readouterr()
+    assert "interrupted: writing what there is" in err
+    assert out.startswith("UNKNOWN  Interrupted after 4 events")
+    names = {p.name for p in LATEST.iterdir()}
+    assert {"history.jsonl", "schedule.json", "results.json", "report.html", "environment.json"} <= names
+
+
+def test_a_time_in_the_environment_is_heard_and_a_flag_beats_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUNDER_TIME", "5s")
+    call(["run", "--seed", "1"])
+    assert "--time 5s" in capsys.readouterr().out
+    call(["run", "--seed", "1", "--time", "60s"])
+    assert "--time 60s" in capsys.readouterr().out
+
+
+def test_a_runs_settings_are_a_config_file(capsys: pytest.CaptureFixture[str]) -> None:
+    call(["run", "--seed", "1", "--workload", "set", "--strict"])
+    capsys.readouterr()
+    call(["run", "--config", str(LATEST / "settings.json")])
+    assert "repeat   sunder run --workload set --seed 1 --strict\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["rum"], "unknown command 'rum': did you mean 'run'?"),
+        (["run", "--nemsis", "kill"], "unknown option '--nemsis': did you mean '--nemesis'?"),
+        (["check", "--jsn", "x"], "unknown option '--jsn': did you mean '--json'?"),
+        (["--versio"], "unknown option '--versio': did you mean '--version'?"),
+        (["run", "--workload", "kart"], "did you mean 'cart'?"),
+        (["run", "--mutant", "no-such-bug"], "unknown mutant 'no-such-bug': did you mean"),
+        (["run", "--w", "4"], "w=4 answers cannot come from n=3"),
+        (["run", "--time", "soon"], "500ms"),
+        (["run", "--config", "none.yaml"], "cannot read none.yaml"),
+        (["run", "extra"], "unexpected extra argument"),
+        (["run", "--nodes"], "requires an argument"),
+        (["check"], "missing argument"),
+        (["check", "--checker", "lost_write", "x"], "did you mean 'lost_writes'?"),
+        (["replay", "nowhere"], "there is no nowhere"),
+        (["replay", "."], "is no run folder"),
+        (["report", "nowhere"], "there is no nowhere"),
+        (["replay", "x", "--times", "0"], "0 is not in the range"),
+        (["campaign", "none.yaml"], "cannot read none.yaml"),
+        (["image", "--base", "a", "--bootstrap"], "exclude each other"),
+    ],
+)
+def test_a_mistake_is_254_with_one_sentence(
+    capsys: pytest.CaptureFixture[str], words: list[str], told: str
+) -> None:
+    assert call(words) == 254
+    assert told in one_sentence(capsys)
+
+
+def test_no_command_prints_the_help_and_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call([]) == 254
+    assert "Usage: sunder" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["", *sorted(cli.commands)])
+def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert call([*([name] if name else []), "--help"]) == 0
+    out, _ = capsys.readouterr()
+    assert "sunder " in out
+    assert len(cli.get_short_help_str() if not name else cli.commands[name].get_short_help_str(60)) > 10
+
+
+def test_check_judges_every_path_and_exits_with_the_worst(capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in (1, 8, 7):
+        call(["run", "--seed", str(seed), "--runs", f"runs{seed}"])
+    capsys.readouterr()
+    paths = [f"runs{seed}/latest" for seed in (1, 8, 7)]
+    assert call(["check", "--json", paths[0], paths[1]]) == 2
+    assert [line["verdict"] for line in lines(capsys.readouterr().out)] == ["valid", "unknown"]
+    assert call(["check", "--json", "missing", *paths]) == 1
+    out, err = capsys.readouterr()
+    assert [line["verdict"] for line in lines(out)] == ["harness-error", "valid", "unknown", "invalid"]
+    assert [line["path"] for line in lines(out)] == ["missing", *paths]
+    assert err.count("\n") == 1
+    assert call(["check", "missing", paths[0]]) == 254
+
+
+def test_check_with_one_checker_judges_by_that_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    call(["run", "--seed", "7"])
+    capsys.readouterr()
+    call(["check", "--json", "--checker", "lost_writes", str(LATEST / "history.jsonl")])
+    (line,) = lines(capsys.readouterr().out)
+    assert list(line["results"]) == ["lost_writes"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x00\x01\x02" * 99,
+        b'{"hello": 1}\n',
+        b"plain text\n",
+        b'{"format":"sunder-hist',
+        b"\x1f\x8b\x08\x00",
+        b"[" * 9_999,
+    ],
+    ids=["empty", "binary", "foreign", "text", "truncated", "compressed", "nested"],
+)
+def test_a_file_that_is_no_history_is_254_with_one_sentence(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, content: bytes
+) -> None:
+    file = tmp_path / "history.jsonl"
+    file.write_bytes(content)
+    assert call(["check", str(file)]) == 254
+    assert "history.jsonl" in one_sentence(capsys)
+
+
+def test_a_truncated_history_is_refused_unless_asked_for(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    call(["run", "--seed", "1"])
+    content = (LATEST / "history.jsonl").read_bytes()
+    file = tmp_path / "cut.jsonl"
+    file.write_bytes(content[:-10])
+    capsys.readouterr()
+    assert call(["check", str(file)]) == 254
+    assert "is truncated" in one_sentence(capsys)
+    assert call(["check", "--partial", str(file)]) == 0
+
+
+def test_a_torn_last_line_of_a_killed_run_is_told_and_the_rest_judged(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    call(["run", "--seed", "1"])
+    (LATEST / "results.json").unlink()
+    file = LATEST / "history.jsonl"
+    file.write_bytes(file.read_bytes()[:-10])
+    capsys.readouterr()
+    assert call(["check", str(LATEST)]) == 0
+    out, err = capsys.readouterr()
+    assert "VALID" in out
+    assert "was cut off" in err
+
+
+def test_replay_says_reproduced_byte_for_byte(capsys: pytest.CaptureFixture[str]) -> None:
+    call(["run", "--seed", "7"])
+    capsys.readouterr()
+    assert call(["replay", str(LATEST)]) == 0
+    assert capsys.readouterr().out.startswith("REPRODUCED  byte for byte  invalid")
+
+
+def test_replay_says_when_the_failure_does_not_come_again(
+    capsys: pytest.CaptureFixture[str], fake: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call(["run", "--seed", "7"])
+    monkeypatch.setattr(fake, "INVALID", 99)
+    capsys.readouterr()
+    assert call(["replay", str(LATEST), "--times", "3"]) == 1
+    assert capsys.readouterr().out.startswith("NOT REPRODUCED  0 of 3")
+
+
+def test_replay_notices_that_only_the_verdict_is_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    call(["run", "--seed", "7"])
+    file = LATEST / "history.jsonl"
+    file.write_bytes(file.read_bytes().replace(b'"time":1000000', b'"time":1000001'))
+    capsys.readouterr()
+    assert call(["replay", str(LATEST), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["identical"] == 0
+    assert "history differs" in err
+
+
+def test_replay_of_a_run_that_never_ended_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    call(["run", "--seed", "1"])
+    (LATEST / "results.json").unlink()
+    capsys.readouterr()
+    assert call(["replay", str(LATEST)]) == 254
+    assert "`sunder run --seed 1` begins anew" in one_sentence(capsys)
+
+
+def test_report_is_rendered_again_from_what_was_saved(capsys: pytest.CaptureFixture[str]) -> None:
+    call(["run", "--seed", "7"])
+    before = (LATEST / "report.html").read_bytes()
+    (LATEST / "report.html").unlink()
+    capsys.readouterr()
+    assert call(["report", str(LATEST)]) == 0
+    assert capsys.readouterr().out.strip().endswith("report.html")
+    assert (LATEST / "report.html").read_bytes() == before
+
+
+def test_list_names_everything_that_options_take(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["run", "--list"]) == 0
+    out, _ = capsys.readouterr()
+    for name in ("cart", "partition", "lost_writes", "hint-pop-first", "handoff-only"):
+        assert f"    {name} " in out.replace("\n", " \n")
+
+
+def test_colours_are_for_terminals_and_no_color_turns_them_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert screen.verdict("valid") == "\x1b[32mVALID\x1b[0m"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert screen.verdict("valid") == "VALID"
+
+
+def test_help_loads_neither_docker_nor_the_simulator_nor_the_checkers() -> None:
+    script = (
+        "import sys; from harness.cli import call; code = call(['--help'])\n"
+        "heavy = {'docker', 'networkx', 'yaml', 'rich', 'asyncio', 'harness.runner', 'harness.sim', 'workloads'}\n"
+        "print(code, sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=os.environ
+    )
+    assert done.stderr == "0 []\n"
+
+
+def test_a_reader_that_stops_listening_is_no_error(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m harness run --list | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_commands_are_documented_with_every_option() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "commands.md").read_text("utf-8")
+    for name, command in cli.commands.items():
+        assert f"## sunder {name}\n" in text
+        section = text.split(f"## sunder {name}\n", 1)[1].split("\n## ", 1)[0]
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                for word in (*parameter.opts, *parameter.secondary_opts):
+                    assert f"`{word}" in section, (
+                        f"docs/commands.md does not tell of `{word}` of `sunder {name}`"
+                    )
