@@ -99,6 +99,9 @@ class NodeProcesses:
     def signal(self, name: str, number: signal.Signals) -> None:
         self._processes[name].send_signal(number)
 
+    def pids(self) -> list[int]:
+        return [process.pid for process in self._processes.values()]
+
     def alive(self, name: str) -> bool:
         return self._processes[name].poll() is None
 

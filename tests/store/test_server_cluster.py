@@ -139,11 +139,6 @@ def test_pipelined_requests_are_answered_in_order_and_those_on_one_key_see_each_
     assert answers[-1].endswith(b"pong")
 
 
-def test_what_was_asked_before_the_garbage_is_still_answered_first(ring: NodeProcesses) -> None:
-    answers = ring.say("a", b"GET /ping HTTP/1.1\r\n\r\n\x00garbage\r\n\r\n").split(b"HTTP/1.1 ")[1:]
-    assert [a[:3] for a in answers][-1:] == [b"400"]
-
-
 @pytest.mark.parametrize(
     "content",
     [
