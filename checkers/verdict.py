@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import msgspec
 
@@ -24,7 +25,9 @@ PRECEDENCE = (Valid.INVALID, Valid.HARNESS_ERROR, Valid.UNKNOWN, Valid.VALID)
 class Edge(msgspec.Struct, frozen=True):
     """A named relation between two operations of a witness, by their invocations' indexes.
 
-    `name` is one of: session, read-from, superseded (the source covers the destination), real-time, observed.
+    `name` is one of: session (one process did the source before the destination), read-from (the destination
+    returned what the source wrote), superseded (the source covers the destination), real-time (the source was over
+    before the destination began), observed (the destination saw, or should have seen, what the source did).
     """
 
     source: int
@@ -57,7 +60,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     judged: bool = True
     reason: str = ""
     anomalies: tuple[Anomaly, ...] = ()
-    evidence: dict[str, Any] = {}  # noqa: RUF012  msgspec copies an empty mutable default per instance
+    evidence: dict[str, Any] = {}
 
 
 ANOMALIES_MAX = 20
@@ -68,6 +71,45 @@ class Checker(Protocol):
     def name(self) -> str: ...
 
     def check(self, history: History) -> Verdict: ...
+
+
+def promised(history: History, checker: str) -> bool:
+    """Whether the header declares the guarantee that this checker judges."""
+    return bool(history.header.guarantees.get(checker))
+
+
+def terms(history: History, checker: str) -> dict[str, Any]:
+    """The terms of a guarantee that has some; empty where it has none or was not given."""
+    given = history.header.guarantees.get(checker)
+    return cast(dict[str, Any], given) if isinstance(given, dict) else {}
+
+
+def conclude(
+    history: History,
+    checker: str,
+    *,
+    anomalies: Sequence[Anomaly] = (),
+    undecided: str = "",
+    evidence: dict[str, Any] | None = None,
+    judged: bool | None = None,
+) -> Verdict:
+    """Invalid with any anomaly, else unknown with a reason to be, else valid. `anomalies` worst first.
+
+    A measurement (`judged` False) says what the verdict would have been. `judged` None: as the header promises.
+    """
+    if anomalies:
+        more = f" (and {len(anomalies) - 1} more)" if len(anomalies) > 1 else ""
+        valid, reason = Valid.INVALID, anomalies[0].sentence + more
+    else:
+        valid, reason = (Valid.UNKNOWN, undecided) if undecided else (Valid.VALID, "")
+    return Verdict(
+        checker=checker,
+        valid=valid,
+        judged=promised(history, checker) if judged is None else judged,
+        reason=reason,
+        anomalies=tuple(anomalies[:ANOMALIES_MAX]),
+        evidence=evidence or {},
+    )
 
 
 def compose(verdicts: list[Verdict]) -> Valid:

@@ -1,0 +1,281 @@
+"""After the heal replicas agree: all home replicas of a key after its full read, and every hint reaches whom it is for.
+
+Agreement is judged where `{"after": "full-read"}` is promised, at stage `read`; else it is only counted. Delivery: each id of a
+hint that was once seen durable, or a descendant of it, is at its target at stage `quiet`, before any read could repair it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from checkers.digests import after_heals
+from checkers.observed import Stage, homes, stage
+from checkers.supersession import Graph, Reused, survey
+from checkers.verdict import ANOMALIES_MAX, Anomaly, Verdict, conclude, terms
+from checkers.witness import Link, Step, anomaly, ids
+from history.history import History, Operation
+
+RANK = ("hint-lost", "undelivered", "diverged")
+"""Kinds of anomaly, worst first."""
+
+
+class Counts(msgspec.Struct):
+    """Evidence, added up over keys and hints."""
+
+    keys: int = 0
+    keys_agreed: int = 0
+    keys_diverged: int = 0
+    keys_unobserved: int = 0
+    hints_seen: int = 0
+    """(holder, target, key, id) that some observation showed durable."""
+    hints_delivered: int = 0
+    hints_pending: int = 0
+    hints_unobserved: int = 0
+    polls_of_hints: int = 0
+
+
+class Convergence:
+    name = "convergence"
+
+    def check(self, history: History) -> Verdict:
+        promise = terms(history, self.name)
+        lww = str(history.header.guarantees.get("lost_writes") or "").startswith("lww")
+        try:
+            graphs = survey(history)
+        except Reused as problem:
+            return conclude(history, self.name, undecided=str(problem))
+        counts = Counts()
+        undecided: list[str] = []
+        doubts: list[str] = []
+        diverged = _agreement(history, graphs, counts, doubts)
+        found = _Delivery(history, graphs, lww, _bound_ns(promise), counts, undecided).check()
+        if promise.get("after", "full-read") == "full-read":
+            found += diverged
+            undecided += doubts
+        elif not history.observed("replica", "quiet"):
+            undecided.append("no node was looked at after the heal")
+        found.sort(key=lambda a: (RANK.index(a.kind), a.witness))
+        return conclude(
+            history,
+            self.name,
+            anomalies=found,
+            undecided=undecided[0] if undecided else "",
+            evidence={
+                **msgspec.to_builtins(counts),
+                "undecided": undecided[:ANOMALIES_MAX],
+                "after_heals": after_heals(history),
+                "kinds": {kind: n for kind in RANK if (n := sum(a.kind == kind for a in found))},
+            },
+        )
+
+
+def _bound_ns(promise: dict[str, Any]) -> int | None:
+    seconds = promise.get("bound_seconds")
+    return None if seconds is None else int(float(seconds) * 1e9)
+
+
+def _agreement(
+    history: History, graphs: dict[Any, Graph], counts: Counts, undecided: list[str]
+) -> list[Anomaly]:
+    """Keys whose home replicas hold different ids, or of which some hold a tombstone and some do not."""
+    after = stage(history, "read")
+    at_home = homes(history)
+    if not at_home:
+        undecided.append("nobody was asked which nodes are the home replicas")
+    elif not after.replicas:
+        undecided.append("no node was looked at after the final reads")
+    found: list[Anomaly] = []
+    for key, nodes in at_home.items():
+        counts.keys += 1
+        unseen = [node for node in nodes if node not in after.replicas]
+        graph = graphs.get(key)
+        if unseen:
+            counts.keys_unobserved += 1
+            if after.replicas:
+                undecided.append(
+                    f"{', '.join(unseen)} was not looked at after the final reads, a home of {key}"
+                )
+            continue
+        held = {node: (frozenset(after.holds(node, key)), after.deleted(node, key)) for node in nodes}
+        if len(set(held.values())) <= 1:
+            counts.keys_agreed += 1
+            continue
+        counts.keys_diverged += 1
+        if graph is not None and graph.final_tried and graph.final is None:
+            undecided.append(f"{key} was never read in full, and its home replicas differ")
+        else:
+            found.append(_diverged(key, held, after, graph))
+    return found
+
+
+def _diverged(
+    key: Any, held: dict[str, tuple[frozenset[Any], bool]], after: Stage, graph: Graph | None
+) -> Anomaly:
+    first = next(iter(held.values()))
+    other = next(node for node, h in held.items() if h != first)
+    different = first[0] ^ held[other][0]
+    steps: list[Step] = []
+    links: list[Link] = []
+    told: list[str] = []
+    for node in (next(iter(held)), other):
+        values, deleted = held[node]
+        what = f"{ids(sorted(values, key=str))}{' and a tombstone' if deleted else ''}"
+        told.append(f"{node} holds {what}")
+        steps.append((after.replicas[node], f"holds {what}"))
+    if graph is not None:
+        apart = sorted((v for v in different if v in graph.puts), key=lambda v: graph.puts[v].index)
+        for id in apart[:1]:
+            steps.append((graph.puts[id], f"{id} is at one of them only"))
+            links += [(graph.puts[id], "observed", after.replicas[n]) for n, h in held.items() if id in h[0]]
+        if graph.final is not None:
+            steps.append((graph.final, "the full read, after which they have to agree"))
+            links += [(graph.final, "real-time", after.replicas[node]) for node in held]
+    sentence = f"home replicas of key {key} differ after the full read: {'; '.join(told)}"
+    return anomaly("diverged", key, sentence, steps, links)
+
+
+class _Hint:
+    """One id on its way to one target: who was seen to hold it, and when each was last seen to."""
+
+    __slots__ = ("last",)
+
+    def __init__(self) -> None:
+        self.last: dict[str | None, Operation] = {}
+
+
+class _Delivery:
+    """Every hint once seen durable is delivered."""
+
+    def __init__(
+        self,
+        history: History,
+        graphs: dict[Any, Graph],
+        lww: bool,
+        bound_ns: int | None,
+        counts: Counts,
+        undecided: list[str],
+    ) -> None:
+        self.history = history
+        self.graphs = graphs
+        self.lww = lww
+        self.bound_ns = bound_ns
+        self.counts = counts
+        self.undecided = undecided
+        self.quiet = stage(history, "quiet")
+        self._reached: dict[tuple[str, Any], set[Any]] = {}
+        self._deleted: dict[Any, dict[Any, int]] = {}
+
+    def check(self) -> list[Anomaly]:
+        wrong: dict[tuple[str, str, Any], list[tuple[Any, _Hint]]] = {}
+        for (target, key, id), hint in self._seen().items():
+            kind = self._fate(target, key, id, hint)
+            if kind:
+                wrong.setdefault((kind, target, key), []).append((id, hint))
+        return [self._anomaly(kind, target, key, missing) for (kind, target, key), missing in wrong.items()]
+
+    def _seen(self) -> dict[tuple[str, Any, Any], _Hint]:
+        seen: dict[tuple[str, Any, Any], _Hint] = {}
+        for o in self.history.observed("hints"):
+            self.counts.polls_of_hints += 1
+            if o.meta.get("stage") == "read":
+                continue  # what is first seen only then says nothing of the stage before
+            for target, key, held in o.value:
+                for id in held:
+                    seen.setdefault((target, key, id), _Hint()).last[o.node] = o
+        self.counts.hints_seen = sum(len(hint.last) for hint in seen.values())
+        return seen
+
+    def _fate(self, target: str, key: Any, id: Any, hint: _Hint) -> str:
+        """The kind of anomaly, or nothing; adds to the counts and doubts."""
+        look = self.quiet.replicas.get(target)
+        if look is None:
+            self.counts.hints_unobserved += len(hint.last)
+            self.undecided.append(f"{target} was not looked at after the heal; a hint for it was seen")
+            return ""
+        if self._arrived(target, key, id, look):
+            self.counts.hints_delivered += len(hint.last)
+            return ""
+        ends = [self.quiet.hints.get(holder or "") for holder in hint.last]
+        pending = [end for end in ends if end is not None and end in hint.last.values()]
+        if pending:
+            self.counts.hints_pending += len(pending)
+            waited_ns = pending[0].invoke.time - self._healed_ns(pending[0].index)
+            if self.bound_ns is not None and waited_ns > self.bound_ns:
+                return "undelivered"
+            self.undecided.append(
+                f"a hint for {target} was still pending {waited_ns / 1e9:.1f} s after the heal"
+            )
+            return ""
+        if any(end is None or end.index > look.index for end in ends):
+            self.counts.hints_unobserved += len(hint.last)
+            self.undecided.append(f"a holder of a hint for {target} was not looked at before {target} itself")
+            return ""
+        return "hint-lost"
+
+    def _arrived(self, target: str, key: Any, id: Any, look: Operation) -> bool:
+        """Whether the target holds the id, or what replaced it."""
+        held = self.quiet.holds(target, key)
+        graph = self.graphs.get(key)
+        if id in held:
+            return True
+        tombstone = self.quiet.deleted(target, key)
+        if self.lww and (held or tombstone):
+            return True
+        if graph is None:
+            return False
+        if (target, key) not in self._reached:
+            self._reached[target, key] = graph.closure(held)
+        if id in self._reached[target, key]:
+            return True
+        deleted = self._deletes(key, graph).get(id)
+        if deleted is None:
+            return False
+        # A later write may have replaced the tombstone: its context covers it without naming any id.
+        return tombstone or any(v in graph.puts and graph.puts[v].index > deleted for v in held)
+
+    def _deletes(self, key: Any, graph: Graph) -> dict[Any, int]:
+        """Id -> index of the first possibly effective delete that covers it."""
+        if key not in self._deleted:
+            first = self._deleted[key] = {}
+            for d in graph.deletes:
+                todo = list(graph.covers(d))
+                while todo:
+                    v = todo.pop()
+                    if v not in first:
+                        first[v] = d.index
+                        todo += graph.contexts.get(v, ())
+        return self._deleted[key]
+
+    def _healed_ns(self, before: int) -> int:
+        """When all faults were off: the heal, or what the nemesis did last before the given event."""
+        times = [o.complete.time for o in self.history.nemesis if o.complete and o.complete.index < before]
+        heal = self.history.phases.get("heal")
+        if heal is not None:
+            times.append(self.history.events[heal].time)
+        return max(times, default=0)
+
+    def _anomaly(self, kind: str, target: str, key: Any, missing: list[tuple[Any, _Hint]]) -> Anomaly:
+        id, hint = missing[0]
+        look = self.quiet.replicas[target]
+        holder, last = max(hint.last.items(), key=lambda item: item[1].index)
+        end = self.quiet.hints[holder or ""]
+        graph = self.graphs.get(key)
+        steps: list[Step] = [
+            (last, f"{holder} held a durable hint with {id} for {target}"),
+            (look, f"after the heal {target} holds neither {id} nor anything that covers it"),
+        ]
+        links: list[Link] = [(last, "observed", look)]
+        if kind == "hint-lost":
+            steps.append((end, f"{holder} no longer has the hint"))
+            fate = "the hint is gone and was not delivered"
+        else:
+            steps.append((end, f"{holder} still has the hint, after the promised time"))
+            fate = f"it is still pending beyond {(self.bound_ns or 0) / 1e9:g} s after the heal"
+        if graph is not None and id in graph.puts:
+            steps.append((graph.puts[id], "the write that the hint carried"))
+            links.append((graph.puts[id], "observed", last))
+        what = ids(v for v, _ in missing)
+        sentence = f"{holder} had a hint for {target} with {what} of key {key} (event {last.index}): {fate}"
+        return anomaly(kind, key, sentence, steps, links)
