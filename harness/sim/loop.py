@@ -103,8 +103,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         self, when_ns: int, fn: Callable[..., object], *args: Any, gate: Gate | None = None
     ) -> Handle:
         """Calls `fn` at that time (at once if it is past), through `gate`; the handle can call it off."""
-        if when_ns < self.now_ns:
-            when_ns = self.now_ns
+        when_ns = max(when_ns, self.now_ns)
         handle = Handle(when_ns, fn, args, None)
         heappush(self.heap, (when_ns, self.sequence(), handle, None, gate))
         return handle
@@ -120,7 +119,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         for fn, args in backlog:
             heappush(self.heap, (self.now_ns, self._urgent(), fn, args, gate))
 
-    def drive(self) -> None:
+    def drive(self) -> None:  # noqa: PLR0915 # the hot path, in one piece: a call for each event would show
         """Runs until `_Finished` is raised or nothing is left to do."""
         heap, ready, pop = self.heap, self.ready, heappop
         popleft = ready.popleft

@@ -226,7 +226,7 @@ class SimNet:
             if not left:
                 link.latencies.refill()
             when_ns = self._loop.now_ns + left.pop()
-            if when_ns < link.last_ns:
+            if when_ns < link.last_ns:  # noqa: PLR1730 # max() costs a call in the hot path
                 when_ns = link.last_ns
             link.last_ns = when_ns
             # Traced as sent, with the time at which it will arrive; the loop then calls the receiver without a detour.

@@ -5,9 +5,12 @@ An event is (time, code, payload). Events are only appended to a list; hashing h
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections.abc import Callable
 from hashlib import blake2b
+from sys import byteorder
+from typing import Any
 
 import msgspec
 
@@ -85,20 +88,21 @@ class Trace:
         assert self._sealed, "a trace has its hash once it is sealed"
         return self.chunks[-1]
 
-    def _chunk(self, flat: list[int | bytes]) -> None:
-        payloads: list[bytes] = flat[2::3]  # pyright: ignore[reportAssignmentType] # every third entry is a payload
-        numbers = array("q", flat[0::3])  # pyright: ignore[reportArgumentType] # times are whole numbers
-        numbers.extend(flat[1::3])  # pyright: ignore[reportArgumentType] # so are codes
+    def _chunk(self, flat: list[Any]) -> None:
+        payloads: list[bytes] = flat[2::3]
+        numbers: array[int] = array("q", flat[0::3])
+        numbers.extend(flat[1::3])
         numbers.extend(map(len, payloads))
+        if byteorder == "big":
+            numbers.byteswap()
         digest = blake2b(self._state, digest_size=16)
         digest.update(numbers.tobytes())
         digest.update(b"".join(payloads))
         self._state = digest.digest()
         if len(self.chunks) in self.record:
             for i in range(0, len(flat), 3):
-                code = int(flat[i + 1])
-                what = "new code" if code < 0 else self._names[code]
-                self.recorded.append(Event(int(flat[i]), what, payloads[i // 3]))
+                what: str = "new code" if flat[i + 1] < 0 else self._names[flat[i + 1]]
+                self.recorded.append(Event(flat[i], what, flat[i + 2]))
         self.chunks.append(self._state.hex())
 
 
@@ -107,13 +111,10 @@ def diverge(left: list[str], right: list[str]) -> Divergence | None:
 
     Run both again with `record=(divergence.chunk,)`, then ask `first_difference` of what they recorded.
     """
-    for number, (a, b) in enumerate(zip(left, right, strict=False)):
-        if a != b:
-            break
-    else:
-        if len(left) == len(right):
-            return None
-        number = min(len(left), len(right))
+    if left == right:
+        return None
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False))
+    number = sum(1 for _ in same)
     return Divergence(number, (number * CHUNK_EVENTS, (number + 1) * CHUNK_EVENTS))
 
 

@@ -6,10 +6,10 @@ called by node code gets through: the harness may measure real time.
 
 from __future__ import annotations
 
+import inspect
 import os
 import random
 import secrets
-import sys
 import time
 import uuid
 from collections.abc import Callable, Generator
@@ -36,7 +36,7 @@ def _wire(name: str, real: Callable[..., Any], guarded: tuple[str, ...]) -> Call
     prefixes = tuple(f"{package}." for package in guarded)
 
     def wired(*args: Any, **options: Any) -> Any:
-        frame = sys._getframe(1)
+        frame = inspect.currentframe()
         while frame is not None:
             module = frame.f_globals.get("__name__", "")
             if module in guarded or module.startswith(prefixes):

@@ -72,7 +72,7 @@ Build = Callable[[str, Runtime], SimNode]
 class _Seat:
     """A node's place in the world: its machine, and the life that runs there, if one does."""
 
-    __slots__ = ("calls", "life", "toll", "machine", "node", "parked", "serving")
+    __slots__ = ("calls", "life", "machine", "node", "parked", "serving", "toll")
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
