@@ -118,13 +118,13 @@ class _Worker:
 
     __slots__ = ("abandoned", "ended", "handed", "op", "server", "task", "thread")
 
-    def __init__(self, thread: int, handed: Any, ended: Any) -> None:
+    def __init__(self, thread: int, handed: Any) -> None:
         self.thread = thread
         self.handed = handed  # future: set when `op` is there
-        self.ended = ended  # future: set when the task is over
         self.op: Op | None = None  # what is in flight
         self.server: Client | None = None
         self.abandoned = False
+        self.ended = True  # until its task takes its first step
         self.task: Any = None
 
 
@@ -232,7 +232,10 @@ class _Interpretation:
             else:
                 waiting_since = -1
             self._alarm(until)
-            await self._wake
+            if self._wake.done():
+                await self._world.sleep(0)  # others get their turn even when every invocation fails at once
+            else:
+                await self._wake
             self._wake = self._world.future()
 
     def _invoke_all(self, now: int) -> int | None:
@@ -317,7 +320,7 @@ class _Interpretation:
 
     def _open(self, thread: int, ask: Ask) -> _Worker:
         assert NEMESIS_THREAD <= thread < self._concurrency, f"there is no thread {thread} for {ask}"
-        worker = _Worker(thread, self._world.future(), self._world.future())
+        worker = _Worker(thread, self._world.future())
         self._workers[thread] = worker
         name = "nemesis" if thread == NEMESIS_THREAD else f"client {thread}"
         worker.task = self._world.spawn(self._work(worker), name=name)
@@ -325,6 +328,7 @@ class _Interpretation:
 
     async def _work(self, worker: _Worker) -> None:
         future = self._world.future
+        worker.ended = False
         try:
             while True:
                 await worker.handed
@@ -353,8 +357,7 @@ class _Interpretation:
             self._failure = problem
             self._rouse()
         finally:
-            if not worker.ended.done():
-                worker.ended.set_result(None)
+            worker.ended = True
 
     def _finish(self, worker: _Worker, op: Op, done: Op) -> None:
         """Records the completion and frees the thread, under a fresh process number after `info`."""
@@ -436,30 +439,19 @@ class _Interpretation:
         self._workers.clear()
 
     async def let_go(self) -> None:
-        """Waits a bounded time until the cancelled tasks are over, and tells of those that are not."""
-        wake = self._world.future()
-
-        async def all_ended() -> None:
-            for worker in self._gone:
-                await worker.ended
-            if not wake.done():
-                wake.set_result(None)
-
-        async def patience() -> None:
-            await self._world.sleep(LETTING_GO_NS)
-            if not wake.done():
-                wake.set_result(None)
-
-        tasks = [
-            self._world.spawn(all_ended(), name="letting go"),
-            self._world.spawn(patience(), name="patience"),
-        ]
-        await wake
-        for task in tasks:
-            task.cancel()
-        for worker in self._gone:
-            if not worker.ended.done():
-                self._note(f"the client of thread {worker.thread} does not end when it is cancelled")
+        """Gives the cancelled tasks a bounded time to end, and tells of those that do not."""
+        patience = self._world.now_ns() + LETTING_GO_NS
+        pause_ns = 0
+        while True:
+            await self._world.sleep(pause_ns)
+            left = [worker for worker in self._gone if not worker.ended]
+            if not left:
+                return
+            if self._world.now_ns() >= patience:
+                break
+            pause_ns = LETTING_GO_NS // 100 if pause_ns else 1
+        for worker in left:
+            self._note(f"the client of thread {worker.thread} does not end when it is cancelled")
 
 
 def _op(process: Process, ask: Ask, type: Literal["invoke", "info"]) -> Op:
