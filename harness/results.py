@@ -166,7 +166,7 @@ def finish(
     command: str,
     error: str = "",
 ) -> Results:
-    """Writes everything that a run left: what cannot be made again first, the report last."""
+    """Writes everything that a run left but for the report, which can be drawn again: what cannot comes first."""
     if not (folder / HISTORY).exists():
         put(folder / HISTORY, outcome.journal)
     put(folder / SCHEDULE, schedules.dumps(outcome.schedule))
@@ -193,7 +193,6 @@ def finish(
         },
         command=command,
     )
-    report(folder, outcome.history, results, outcome.logs, command=command)
     return results
 
 

@@ -45,6 +45,11 @@ def verdict(word: str) -> str:
     return paint(word.upper(), COLOURS.get(word, "bold"))
 
 
+def headline(word: str, sentence: str) -> str:
+    """A verdict and why, without saying the verdict twice."""
+    return f"{verdict(word)}  {sentence.removeprefix(f'{word}: ')}"
+
+
 @contextmanager
 def line() -> Generator[Callable[[Callable[[], str]], None]]:
     """Yields a function that shows one line in the place of the last. It is told how to make the line, and does so

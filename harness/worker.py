@@ -92,13 +92,10 @@ def work(job: Job, execute: Any, variant: apply.Variant | None) -> Answer:
 
 
 def keep(folder: Path, settings: Settings, outcome: Outcome, variant: apply.Variant | None) -> None:
-    results.finish(
-        folder,
-        settings,
-        outcome,
-        environment=surroundings.describe(variant),
-        command=results.command_of(settings),
-    )
+    command = results.command_of(settings)
+    around = surroundings.describe(variant)
+    found = results.finish(folder, settings, outcome, environment=around, command=command)
+    results.report(folder, outcome.history, found, outcome.logs, command=command)
 
 
 def new_folder(runs: Path, settings: Settings, variant: apply.Variant | None) -> Path:

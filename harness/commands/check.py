@@ -54,7 +54,8 @@ def show(judged: Judged, *, as_json: bool) -> None:
     if as_json:
         screen.out(msgspec.json.encode(judged).decode())
     elif judged.error is None:
-        screen.out(f"{screen.verdict(judged.verdict)}  {judged.path}  {judged.sentence}")
+        screen.out(screen.headline(judged.verdict, judged.sentence))
+        screen.out(f"    {judged.path}")
         for name, verdict in judged.results.items():
             measured = "" if verdict.judged else " (measured only)"
             screen.out(f"    {name:20} {verdict.valid}{measured}  {verdict.reason}".rstrip())

@@ -110,9 +110,9 @@ def attempts(
             outcome = runner.replay(schedule, settings, folder, progress)
         if folder is not None:
             command = f"sunder replay {saved.folder} --world {settings.world}"
-            results.finish(
-                folder, settings, outcome, environment=surroundings.describe(variant), command=command
-            )
+            around = surroundings.describe(variant)
+            found = results.finish(folder, settings, outcome, environment=around, command=command)
+            run.draw(folder, outcome.history, found, outcome.logs, command)
             screen.note(f"attempt {number}: {folder}")
         matched += same(original, outcome)
         identical += same_world and journal_of(outcome, folder) == journal

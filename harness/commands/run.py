@@ -117,6 +117,7 @@ def execute(settings: Settings, variant: apply.Variant | None, *, as_json: bool)
             raise
         return failed(folder, settings, around, command, problem)
     found = results.finish(folder, settings, outcome, environment=around, command=command)
+    draw(folder, outcome.history, found, outcome.logs, command)
     tell(folder, settings, found, outcome.history, command, as_json=as_json)
     return exits.OF[found.verdict]
 
@@ -178,9 +179,20 @@ def interrupted(folder: Path, settings: Settings, around: Mapping[str, Any], com
     )
     results.put(folder / results.SCHEDULE, schedules.dumps(schedules.Schedule.from_history(history)))
     results.conclude(folder, settings, found, environment={**around, "interrupted": True}, command=command)
-    results.report(folder, history, found, results.read_logs(folder), command=command)
+    draw(folder, history, found, results.read_logs(folder), command)
     tell(folder, settings, found, history, command, as_json=False)
     return exits.INTERRUPTED
+
+
+def draw(
+    folder: Path, history: History, found: results.Results, logs: Mapping[str, str], command: str
+) -> None:
+    """Draws the report. One that cannot be drawn costs nobody their verdict."""
+    try:
+        results.report(folder, history, found, logs, command=command)
+    except Exception:
+        traceback.print_exc()
+        screen.note(f"the report could not be drawn; `sunder report {folder}` tries again")
 
 
 def failed(
@@ -196,7 +208,7 @@ def failed(
     )
     results.conclude(folder, settings, found, environment=around, command=command)
     screen.note(found.error)
-    screen.out(f"{screen.verdict(found.verdict)}  {sentence}")
+    screen.out(screen.headline(found.verdict, sentence))
     screen.out(f"folder   {folder}")
     return exits.HARNESS_ERROR
 
@@ -226,10 +238,11 @@ def tell(
             ).decode()
         )
         return
-    screen.out(f"{screen.verdict(found.verdict)}  {found.sentence}")
+    screen.out(screen.headline(found.verdict, found.sentence))
     for text in witness(found.results, history):
         screen.out(f"    {text}")
-    screen.out(f"report   {folder / results.REPORT}")
+    if (folder / results.REPORT).is_file():
+        screen.out(f"report   {folder / results.REPORT}")
     screen.out(f"repeat   {command}")
     if settings.world != "sim":
         screen.out(f"replay   sunder replay {folder}")
@@ -255,7 +268,7 @@ def show_plan(settings: Settings) -> int:
     for timed in runner.faults_of(settings, settings.seed):
         content = msgspec.to_builtins(timed.fault)
         tag = content.pop("fault")
-        screen.out(f"{timed.time / 1e9:8.3f} s  {tag:14} {_told(content)}".rstrip())
+        screen.out(f"{timed.at_ns / 1e9:8.3f} s  {tag:14} {_told(content)}".rstrip())
     screen.note(f"seed {settings.seed}: nothing was run")
     return exits.VALID
 
@@ -296,6 +309,14 @@ def sentences(kind: str) -> dict[str, str]:
             from harness.mutants.catalog import MUTANTS
 
             return {m.name: f"{m.sentence} ({m.mirrors})" for m in MUTANTS.values()}
+        case "workload":
+            from workloads import WORKLOADS
+
+            return {w.name: w.sentence for w in WORKLOADS.values()}
+        case "checker":
+            from checkers import CHECKERS
+
+            return {name: (checker.__doc__ or "").split("\n")[0] for name, checker in CHECKERS.items()}
         case _:
             return dict.fromkeys(configuration.known_names(kind), "")
 

@@ -2,8 +2,205 @@
 
 from __future__ import annotations
 
-from harness.mutants.apply import Mutant
+from harness.mutants.apply import Mutant, Patch
 
-_ALL: tuple[Mutant, ...] = ()
+_ALL: tuple[Mutant, ...] = (
+    Mutant(
+        name="hint-pop-first",
+        sentence="A hint leaves the queue before it is sent: a send that fails loses it.",
+        mirrors="the classic replay loop that pops, sends, and forgets what it popped when the send raises",
+        patches=(
+            Patch(
+                "store/hints.py",
+                """\
+            self._runtime.net.send(target, messages.encode(messages.Write(gather.id, key, record)))
+            sent.append((id, gather))
+""",
+                """\
+            self._drop(target, id)
+            self._log.append(packed(HINT_DONE, id.to_bytes(8, "big"), target.encode()))
+            self._runtime.net.send(target, messages.encode(messages.Write(gather.id, key, record)))
+            sent.append((id, gather))
+""",
+            ),
+        ),
+        combination="handoff-only",
+        seen_by=("convergence",),
+    ),
+    Mutant(
+        name="hint-in-memory",
+        sentence="Hints live in memory only, and count towards W all the same: a crash of their holder loses them.",
+        mirrors="hint queues that a restart empties, as in early Cassandra",
+        patches=(
+            Patch(
+                "store/hints.py",
+                """\
+        try:
+            await self._log.append(packed(HINT, id.to_bytes(8, "big"), target.encode(), key, record))
+        except DiskError as problem:
+            done.set_exception(problem)
+            return
+""",
+                "",
+            ),
+        ),
+        combination="handoff-only",
+        seen_by=("convergence",),
+    ),
+    Mutant(
+        name="ack-before-fsync",
+        sentence="A write is acknowledged when it is in the page cache, before its fsync.",
+        mirrors="periodic commit logs: Cassandra's default commitlog_sync",
+        patches=(
+            Patch(
+                "store/log.py",
+                """\
+                disk.append(NAME, content)
+                await disk.fsync(NAME)
+""",
+                """\
+                disk.append(NAME, content)
+                future.set_result(None)
+                await disk.fsync(NAME)
+""",
+            ),
+            Patch(
+                "store/log.py",
+                """\
+                future.set_exception(problem)
+                if self._future is not None:
+""",
+                """\
+                if self._future is not None:
+""",
+            ),
+            Patch(
+                "store/log.py",
+                """\
+            self.records += len(records)
+            future.set_result(None)
+""",
+                """\
+            self.records += len(records)
+""",
+            ),
+        ),
+        combination="register-power",
+        seen_by=("lost_writes",),
+    ),
+    Mutant(
+        name="no-dots",
+        sentence="One clock for the whole object: a write through a stale context replaces nothing of what it read.",
+        mirrors="riak_kv#746: sibling explosion under interleaved writers, before dotted version vectors",
+        patches=(
+            Patch(
+                "store/versions.py",
+                "    kept = [v for v in record.versions if v.counter > covered.get(v.actor, 0)]\n",
+                "    kept = [] if descends(covered, record.clock) else list(record.versions)\n",
+            ),
+        ),
+        combination="quiet",
+        seen_by=("siblings",),
+    ),
+    Mutant(
+        name="lww-wall-clock",
+        sentence="Concurrent writes are resolved by the newest wall time, although the bucket promises siblings.",
+        mirrors="acknowledged writes lost to timestamps: Jepsen's reports on Cassandra and on Riak with LWW",
+        patches=(
+            Patch(
+                "store/coordinator.py",
+                '        return self.config.modes.get(bucket, self.config.mode) == "lww"\n',
+                "        return bool(bucket)\n",
+            ),
+            Patch(
+                "store/versions.py",
+                "max(wall_ns, newest), body, deleted),))",
+                "wall_ns, body, deleted),))",
+            ),
+        ),
+        combination="set",
+        seen_by=("lost_writes", "set_full"),
+    ),
+    Mutant(
+        name="repair-winner-only",
+        sentence="Read repair writes the newest sibling over the rest.",
+        mirrors="repair that resolves by timestamp what it was only meant to copy",
+        patches=(
+            Patch(
+                "store/coordinator.py",
+                "            repaired = await self._repair(key, encoded, behind, want)\n",
+                "            repaired = await self._repair(key, _winner(encoded), behind, want)\n",
+            ),
+            Patch(
+                "store/coordinator.py",
+                "            c.runtime.net.send(src, messages.encode(messages.Write(0, self._key, encoded)))\n",
+                "            c.runtime.net.send(src, messages.encode(messages.Write(0, self._key, _winner(encoded))))\n",
+            ),
+            Patch(
+                "store/coordinator.py",
+                "def own_unsynced(\n",
+                """\
+def _winner(encoded: bytes) -> bytes:
+    record = versions.decode(encoded)
+    newest = max(record.versions, key=lambda v: v.wall_ns, default=None)
+    return versions.encode(Record(record.clock, (newest,) if newest else (), record.truncated))
+
+
+def own_unsynced(
+""",
+            ),
+        ),
+        combination="read-repair-only",
+        seen_by=("lost_writes",),
+    ),
+    Mutant(
+        name="cart-plain-union",
+        sentence="Carts are merged by the plain union of their items: what was removed comes back.",
+        mirrors="DeCandia et al. 2007, section 4.4: deleted items can resurface",
+        patches=(
+            Patch(
+                "workloads/cart.py",
+                "    added = sorted({tag for cart in carts for tag in cart.added})\n",
+                "    added = sorted({tag for cart in carts for tag in cart.items()})\n",
+            ),
+            Patch(
+                "workloads/cart.py",
+                "    removed = sorted({tag for cart in carts for tag in cart.removed})\n",
+                "    removed: list[int] = []\n",
+            ),
+        ),
+        combination="cart",
+        seen_by=("cart",),
+    ),
+    Mutant(
+        name="zero-entries",
+        sentence="Clocks begin with a zero entry for every node and are compared by equality: zero is not absent.",
+        mirrors="textbook vector clocks for which {a: 1, b: 0} and {a: 1} each happened before the other",
+        patches=(
+            Patch(
+                "store/coordinator.py",
+                "        wall_ns = self.runtime.clock.wall_ns()\n        if lww:\n",
+                """\
+        wall_ns = self.runtime.clock.wall_ns()
+        if not held.clock and not lww:
+            held = Record(tuple((i + 1, 0, 0) for i in range(len(self.config.peers))))
+        if lww:
+""",
+            ),
+            Patch(
+                "store/versions.py",
+                "    kept = [v for v in record.versions if v.counter > covered.get(v.actor, 0)]\n",
+                "    kept = [] if covered == counters(record.clock) else list(record.versions)\n",
+            ),
+            Patch(
+                "store/versions.py",
+                "    packed = _encoder.encode(clock)\n",
+                "    packed = _encoder.encode(tuple(entry for entry in clock if entry[1]))\n",
+            ),
+        ),
+        combination="quiet",
+        seen_by=("siblings",),
+    ),
+)
 
 MUTANTS: dict[str, Mutant] = {m.name: m for m in _ALL}

@@ -26,9 +26,9 @@ def finished(fake: ModuleType, seed: int, runs: str = "runs") -> tuple[Path, Set
     folder = results.create(Path(runs), settings.title, seed, NOON)
     results.begin(folder, settings, {"revision": "abc"})
     outcome = fake.execute(settings)
-    results.finish(
-        folder, settings, outcome, environment={"revision": "abc"}, command=results.command_of(settings)
-    )
+    command = results.command_of(settings)
+    found = results.finish(folder, settings, outcome, environment={"revision": "abc"}, command=command)
+    results.report(folder, outcome.history, found, outcome.logs, command=command)
     return folder, settings
 
 
