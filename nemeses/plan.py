@@ -68,6 +68,10 @@ def family(fault: Fault) -> str:
     return FAMILY_OF[msgspec.json.decode(msgspec.json.encode(fault))["fault"]]
 
 
+PROCESS = ("kill", "pause", "power")
+"""Families that take a process away: one at a time, or the evidence of one would be spoilt by the other."""
+
+
 class Timed(msgspec.Struct, frozen=True, order=True):
     """A fault and when it is due, in nanoseconds since the run began."""
 
@@ -86,18 +90,22 @@ def plan(
     """
     events: list[Timed] = []
     busy_until: dict[str, int] = {}
+    struck = dict.fromkeys(families, 0)
     number = 0
     burst = 0
     at_ns = interval_ns // 2
     while families and at_ns < time_ns:
         burst += 1
-        order = sorted(families, key=lambda f: (draw("burst-order", burst, f), f))
+        # Whoever struck least goes first, so that no family that was asked for stays out of a short run by chance.
+        order = sorted(families, key=lambda f: (struck[f], draw("burst-order", burst, f), f))
         for name in order[: between(1, min(3, len(families)), draw, "burst-size", burst)]:
-            lock = "process" if name in ("kill", "pause", "power") else name
+            lock = "process" if name in PROCESS else name
             start = at_ns + draw("burst-offset", burst, name) % (interval_ns // 4 + 1)
-            if busy_until.get(lock, -1) >= start or start >= time_ns:
+            start = max(start, busy_until.get(lock, 0))
+            if start >= min(time_ns, at_ns + interval_ns):
                 continue
             number += 1
+            struck[name] += 1
             harm = PACKAGES[name].draw(nodes, draw, number)
             hold_ns = between(interval_ns // 5, interval_ns, draw, "hold", number)
             events.append(Timed(start, 2 * number, harm))
