@@ -49,7 +49,7 @@ _ALL: tuple[Mutant, ...] = (
     ),
     Mutant(
         name="ack-before-fsync",
-        sentence="A write is acknowledged when it is in the page cache, before its fsync.",
+        sentence="A write is acknowledged in the page cache; its fsync follows within a tenth of a second.",
         mirrors="periodic commit logs: Cassandra's default commitlog_sync",
         patches=(
             Patch(
@@ -57,31 +57,26 @@ _ALL: tuple[Mutant, ...] = (
                 """\
                 disk.append(NAME, content)
                 await disk.fsync(NAME)
-""",
+            except""",
                 """\
                 disk.append(NAME, content)
-                future.set_result(None)
-                await disk.fsync(NAME)
-""",
+                if not self._due:
+                    self._due = True
+                    self._runtime.spawn(self._sync(), name="log-sync")
+            except""",
             ),
             Patch(
                 "store/log.py",
+                "    async def _flush(self) -> None:\n",
                 """\
-                future.set_exception(problem)
-                if self._future is not None:
-""",
-                """\
-                if self._future is not None:
-""",
-            ),
-            Patch(
-                "store/log.py",
-                """\
-            self.records += len(records)
-            future.set_result(None)
-""",
-                """\
-            self.records += len(records)
+    _due = False
+
+    async def _sync(self) -> None:
+        await self._runtime.sleep(100_000_000)
+        self._due = False
+        await self._disk.fsync(NAME)
+
+    async def _flush(self) -> None:
 """,
             ),
         ),
