@@ -62,7 +62,7 @@ def bit(thread: int) -> int:
     return 1 << (thread + 1)
 
 
-class Context(msgspec.Struct, frozen=True):
+class Context(msgspec.Struct, frozen=True, gc=False):
     """What a generator may know. `free` and `busy` are sets of threads, as bit masks (see `bit`).
 
     `free` holds those that an Ask without a thread may go to: idle clients, or the idle nemesis under `nemesis`.
@@ -105,7 +105,7 @@ class Context(msgspec.Struct, frozen=True):
         return Context(self.time, free, self.busy & threads, self.processes, self.count, self.draw)
 
 
-class Pending(msgspec.Struct, frozen=True):
+class Pending(msgspec.Struct, frozen=True, gc=False):
     """Nothing to do before the next event, or before the time `until`."""
 
     until: int = NEVER
@@ -114,7 +114,7 @@ class Pending(msgspec.Struct, frozen=True):
 PENDING = Pending()
 
 
-class Ask(msgspec.Struct, frozen=True):
+class Ask(msgspec.Struct, frozen=True, gc=False):
     """An operation that has not happened yet. Who runs it gives it process, node, time and index.
 
     `thread` None: any free one. Of type `info` it is an event and no operation: written down at once, under the

@@ -16,7 +16,7 @@ NEVER = sys.maxsize
 """The end index of an operation that may still take effect: after everything."""
 
 
-class Operation(msgspec.Struct, frozen=True):
+class Operation(msgspec.Struct, frozen=True, gc=False):
     """An invocation with its completion, if it has one. `parent` is the index of the enclosing invocation."""
 
     invoke: Op

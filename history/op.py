@@ -15,13 +15,16 @@ PROBE = "probe"
 Type = Literal["invoke", "ok", "fail", "info"]
 
 
-class Op(msgspec.Struct, frozen=True, omit_defaults=True):
+class Op(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """An event of a history.
 
     `index` is the line's number (0-based, header not counted) and the only order that checkers may use.
     `time` is nanoseconds since the run began, by the harness's monotonic clock; real histories have times
     that run backwards. `ok` certainly happened, `fail` certainly did not, `info` may take effect at any time
     after its invocation, for ever.
+
+    The garbage collector does not look at events (`gc=False`): JSON values cannot refer back to them, and visiting
+    millions again and again took half of the time to load a history.
     """
 
     process: Process
