@@ -82,6 +82,8 @@ def owner(pid: int | None = None) -> str:
 
 def lives(label: str) -> bool:
     """Whether the process that `owner` named may still live. One in another PID namespace of this boot may: we cannot see it."""
+    if label.count("/") != 3:
+        return True  # another version's way to write it: not ours to judge
     boot, namespace, pid, _start = label.split("/")
     here_boot, here_namespace, _pid, _start = owner().split("/")
     if boot != here_boot:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import httptools
@@ -13,9 +14,9 @@ from harness.world import Refused, Silence
 class HttpTransport:
     """One client's connection to one node; implements `harness.world.Transport`. Not for HEAD requests."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self._host = host
-        self._port = port
+    def __init__(self, where: Callable[[], tuple[str, int]]) -> None:
+        """`where` gives the address (host, port) at the time of connecting: a transport may be older than its node."""
+        self._where = where
         self._connection: _Connection | None = None
         self._busy = False
 
@@ -39,7 +40,7 @@ class HttpTransport:
                 async with asyncio.timeout_at(deadline):
                     return await response
             except TimeoutError:
-                raise Silence(f"{self._host}:{self._port} gave no answer in {timeout_ns / 1e9:g} s") from None
+                raise Silence(f"no answer in {timeout_ns / 1e9:g} s") from None
         except BaseException:
             # Whatever went wrong, a late answer must never be taken for the next request's.
             self.close()
@@ -54,11 +55,12 @@ class HttpTransport:
 
     async def _connect(self, deadline: float) -> _Connection:
         loop = asyncio.get_running_loop()
+        host, port = self._where()
         try:
             async with asyncio.timeout_at(deadline):
-                _transport, connection = await loop.create_connection(_Connection, self._host, self._port)
-        except (OSError, TimeoutError) as trouble:
-            raise Refused(f"{self._host}:{self._port} took no connection: {trouble or 'timed out'}") from None
+                _transport, connection = await loop.create_connection(_Connection, host, port)
+        except OSError as trouble:  # TimeoutError is one
+            raise Refused(f"no connection to {host}:{port}: {trouble or 'timed out'}") from None
         return connection
 
 

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from docker_nodes import docker_engine, held, node_image, stub_store, stub_world
 
+from harness.docker import subnets
 from harness.docker.engine import NoEngine, engine, lives, owner
 from harness.docker.reap import reap, remove
-from harness.docker.world import DockerWorld, _free_subnets, _routes  # pyright: ignore[reportPrivateUsage]
+from harness.docker.world import DockerWorld
 
 HERE = Path(__file__).parent
 
@@ -275,7 +276,7 @@ tun0\t0000000A\t00000000\t0001\t0\t0\t0\t000000FF\t0\t0\t0
 
 
 def test_routes_are_read_as_networks_and_the_default_is_none() -> None:
-    assert [str(network) for network in _routes(ROUTES)] == ["192.0.2.0/24", "10.0.0.0/8"]
+    assert [str(network) for network in subnets.routes(ROUTES)] == ["192.0.2.0/24", "10.0.0.0/8"]
 
 
 def test_no_subnet_is_offered_that_a_route_overlaps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,6 +286,6 @@ def test_no_subnet_is_offered_that_a_route_overlaps(monkeypatch: pytest.MonkeyPa
         return ROUTES if str(path) == "/proc/net/route" else reads(path, *arguments, **options)
 
     monkeypatch.setattr(Path, "read_text", read)
-    offered = list(_free_subnets())
+    offered = list(subnets.free())
     assert {str(subnet).split(".")[0] for subnet in offered} == {"172", "192"}
     assert len(offered) == len(set(offered)) == 512

@@ -34,7 +34,7 @@ def play(serve: Serve, scene: Callable[[HttpTransport], Awaitable[None]]) -> int
                 writer.close()
 
         server = await asyncio.start_server(accept, "127.0.0.1", 0)
-        transport = HttpTransport("127.0.0.1", server.sockets[0].getsockname()[1])
+        transport = HttpTransport(server.sockets[0].getsockname)
         try:
             await scene(transport)
         finally:
@@ -101,7 +101,7 @@ def test_a_closed_port_refuses() -> None:
     async def scene(transport: HttpTransport) -> None:
         # Port 1 of loopback: nobody listens there.
         with pytest.raises(Refused):
-            await HttpTransport("127.0.0.1", 1).request(ASK, A_SECOND_NS)
+            await HttpTransport(lambda: ("127.0.0.1", 1)).request(ASK, A_SECOND_NS)
 
     assert play(answers(OK), scene) == 0
 

@@ -11,8 +11,9 @@ import pytest
 from docker_nodes import ANSWERS_PINGS, HALF_A_SECOND_NS, ROOT, Run, node_image, store_config, stub_world
 
 from harness.docker import links
+from harness.docker.node import Node, NotReady
 from harness.docker.shell import Reply
-from harness.docker.world import DockerWorld, NotReady
+from harness.docker.world import DockerWorld
 from harness.world import Refused, Silence, Unsupported
 from nemeses.fault import (
     HealPartition,
@@ -63,6 +64,11 @@ async def mend(world: DockerWorld) -> None:
     assert all(evidence.verified for evidence in healed), healed
 
 
+def inside(world: DockerWorld, node: str) -> Node:
+    """The way into a node's container, which only scenes about it need."""
+    return world._nodes[node]  # pyright: ignore[reportPrivateUsage]  no run needs it
+
+
 async def ask(world: DockerWorld, node: str, payload: bytes, timeout_ns: int = 3_000_000_000) -> int:
     """The status code of the answer."""
     transport = world.transport(node, client="test")
@@ -99,7 +105,7 @@ def across(left: tuple[str, ...]) -> tuple[Link, ...]:
 
 async def connects(world: DockerWorld, source: str, destination: str) -> str:
     """What a node sees that opens a TCP connection to another's peer port: `connected`, `refused` or `silence`."""
-    shell = world._sh(world._nodes[source])  # pyright: ignore[reportPrivateUsage]  the view from inside
+    shell = inside(world, source).shell
     address = world.address(destination)
     reply = await shell.run(f"timeout 1 bash -c 'exec 3<>/dev/tcp/{address}/8001'")
     return {0: "connected", 1: "refused", 124: "silence"}[reply.status]
@@ -183,8 +189,8 @@ def test_drop_is_silent_and_reject_answers_with_a_reset(world: DockerWorld, run:
 
 def test_rules_of_others_outlive_a_partition_and_its_healing(world: DockerWorld, run: Run[Any]) -> None:
     async def play() -> None:
-        node = world._nodes["n1"]  # pyright: ignore[reportPrivateUsage]  the view from inside
-        shell = world._sh(node)  # pyright: ignore[reportPrivateUsage]
+        node = inside(world, "n1")
+        shell = node.shell
         table = node.tables.four
         added = await shell.run(
             f"{table} -N OTHERS && {table} -A OTHERS -p icmp -j DROP && {table} -A INPUT -j OTHERS"
@@ -259,14 +265,14 @@ def test_kill_reaches_a_paused_store(world: DockerWorld, run: Run[Any]) -> None:
 
 def test_a_broken_shell_is_opened_again_and_the_store_outlives_it(world: DockerWorld, run: Run[Any]) -> None:
     async def play() -> None:
-        shell = world._sh(world._nodes["n1"])  # pyright: ignore[reportPrivateUsage]  the view from inside
-        pid = world._nodes["n1"].pid  # pyright: ignore[reportPrivateUsage]
+        node = inside(world, "n1")
+        shell = node.shell
         first = (await shell.run("echo $$")).output
         with pytest.raises(Exception, match="more than"):
             await shell.run("sleep 5", timeout_s=0.1)
         second = (await shell.run("echo $$")).output
         assert first != second
-        assert (await shell.run(f"kill -0 {pid}")).status == 0
+        assert await node.state() == "runs"
         assert await ask(world, "n1", PING) == 200
         assert (await world.inject(Partition("isolate", across(("n1",))))).verified
 
@@ -275,7 +281,7 @@ def test_a_broken_shell_is_opened_again_and_the_store_outlives_it(world: DockerW
 
 def test_a_command_cannot_fake_its_own_end(world: DockerWorld, run: Run[Any]) -> None:
     async def play() -> None:
-        shell = world._sh(world._nodes["n1"])  # pyright: ignore[reportPrivateUsage]  the view from inside
+        shell = inside(world, "n1").shell
         reply = await shell.run(
             "printf '\\nffffffffffffffffffffffffffffffff 0\\nno newline'; echo oops >&2; (exit 7)"
         )
@@ -326,7 +332,7 @@ def test_ipv6_is_cut_together_with_ipv4(tmp_path: Any) -> None:
     listen = "import socket; socket.create_server(('::', 8010), family=socket.AF_INET6).accept()"
 
     async def sh(node: str, command: str) -> Reply:
-        return await world._sh(world._nodes[node]).run(command)  # pyright: ignore[reportPrivateUsage]  the view from inside
+        return await inside(world, node).shell.run(command)
 
     async def settled(node: str) -> str:
         """The node's link-local address, once the kernel has made sure that nobody else has it (flag 0x40)."""
