@@ -1,0 +1,175 @@
+"""Faults as bands in time: from the harm that was done to the heal that ended it, and which nodes it hit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import msgspec
+
+from harness.report.wording import duration
+from history.history import NEVER, History, Operation
+from history.op import NEMESIS
+from nemeses.fault import FAMILY_OF
+
+FAMILIES = ("partition", "kill", "power", "pause", "clock", "other")
+"""In the order in which bands are drawn; `other` is what foreign histories call their own."""
+
+_HEALS = {
+    "heal-partition": ("partition",),
+    "restart": ("kill", "power"),
+    "resume": ("pause",),
+    "reset-clocks": ("clock",),
+}
+
+
+class Band(msgspec.Struct, frozen=True, kw_only=True):
+    """One harm. Indexes are those of history lines; `end` is NEVER and `healed_ns` None where nothing ended it."""
+
+    family: str
+    fault: str
+    label: str
+    notes: dict[str, str]
+    """What each node suffered; the nodes that it hit are the keys."""
+    start: int
+    end: int
+    requested_ns: int
+    start_ns: int
+    verified_ns: int | None
+    healed_ns: int | None
+    verified: bool
+    mechanism: str
+    before: Any
+    after: Any
+    fired: int | None
+    error: str | None
+
+    @property
+    def standing(self) -> bool:
+        """Whether it was done at all."""
+        return self.error is None
+
+
+def bands(history: History, operations: Sequence[Operation]) -> list[Band]:
+    """Every harm in the order in which it was asked for."""
+    faults = [o for o in operations if o.process == NEMESIS]
+    return [_band(history, faults, i) for i, o in enumerate(faults) if o.f not in _HEALS]
+
+
+def _band(history: History, faults: list[Operation], position: int) -> Band:
+    harm = faults[position]
+    family = FAMILY_OF.get(harm.f, "other")
+    asked = _mapping(harm.invoke.value)
+    evidence = _mapping(harm.complete.value) if harm.complete is not None else {}
+    notes, label = _suffered(harm, asked, history.header.nodes)
+    heal = _heal(faults[position + 1 :], family, set(notes))
+    moment = harm.complete or harm.invoke
+    end, healed_ns = NEVER, None
+    if family == "other" and harm.complete is not None:
+        end, healed_ns = harm.complete.index, harm.complete.time
+    if heal is not None and heal.complete is not None:
+        end, healed_ns = heal.complete.index, heal.complete.time
+    fired = evidence.get("fired")
+    if heal is not None and heal.complete is not None:
+        fired = _mapping(heal.complete.value).get("fired", fired)
+    return Band(
+        family=family,
+        fault=harm.f,
+        label=label,
+        notes=notes,
+        start=harm.index if family == "other" else moment.index,
+        end=end,
+        requested_ns=harm.invoke.time,
+        start_ns=harm.invoke.time if family == "other" else _ns(evidence.get("injected_ns")) or moment.time,
+        verified_ns=_ns(evidence.get("verified_ns")) if evidence.get("verified") is True else None,
+        healed_ns=healed_ns,
+        verified=evidence.get("verified") is True,
+        mechanism=str(evidence.get("mechanism", "")),
+        before=evidence.get("before"),
+        after=evidence.get("after"),
+        fired=_ns(fired),
+        error=(harm.complete.error or "the world could not make it") if harm.type == "fail" and harm.complete else None,
+    )
+
+
+def _heal(later: list[Operation], family: str, hit: set[str]) -> Operation | None:
+    """What ended the harm: its heal, or (for partitions and clocks) the next harm that took its place."""
+    waiting = set(hit)
+    for fault in later:
+        if fault.type == "fail":
+            continue
+        if family in ("partition", "clock") and FAMILY_OF.get(fault.f) == family:
+            return fault
+        if family in _HEALS.get(fault.f, ()):
+            waiting -= set(_names(_mapping(fault.invoke.value).get("nodes")))
+            if not waiting:
+                return fault
+    return None
+
+
+def _suffered(harm: Operation, asked: Mapping[str, Any], nodes: Sequence[str]) -> tuple[dict[str, str], str]:
+    """What each node suffered, and the whole in a few words."""
+    match harm.f:
+        case "partition":
+            return _partition(asked, nodes)
+        case "kill" | "power-loss" | "pause":
+            word = {"kill": "killed", "power-loss": "power lost", "pause": "paused"}[harm.f]
+            hit = _names(asked.get("nodes"))
+            return dict.fromkeys(hit, word), f"{harm.f} {' '.join(hit)}"
+        case "skew":
+            offsets = {str(n): _ns(ns) or 0 for n, ns in _mapping(asked.get("offsets_ns")).items()}
+            notes = {n: f"clock {'+' if ns >= 0 else '−'}{duration(abs(ns))}" for n, ns in offsets.items() if ns}
+            return notes, "skew " + " ".join(f"{n} {note.removeprefix('clock ')}" for n, note in notes.items())
+        case _:
+            return {}, harm.f
+
+
+def _partition(asked: Mapping[str, Any], nodes: Sequence[str]) -> tuple[dict[str, str], str]:
+    links = cast("list[Any]", asked.get("blocked") or [])
+    blocked = {(str(a), str(b)) for a, b in links}
+    everyone = list(nodes) or sorted({n for link in blocked for n in link})
+    notes: dict[str, str] = {}
+    for node in everyone:
+        both = [n for n in everyone if (node, n) in blocked and (n, node) in blocked]
+        mute = [n for n in everyone if (node, n) in blocked and n not in both]
+        deaf = [n for n in everyone if (n, node) in blocked and n not in both]
+        parts = [
+            f"{verb} {' '.join(who)}"
+            for verb, who in (("cut from", both), ("unheard by", mute), ("deaf to", deaf))
+            if who
+        ]
+        if parts:
+            notes[node] = ", ".join(parts)
+    sides = _sides(everyone, blocked)
+    shape = str(asked.get("shape", "partition"))
+    drawing = " | ".join(" ".join(side) for side in sides) if len(sides) > 1 else ""
+    if not drawing and shape == "one-way":
+        drawing = f"{' '.join(sorted({a for a, _ in blocked}))} → {' '.join(sorted({b for _, b in blocked}))}"
+    mode = " (reject)" if asked.get("mode") == "reject" else ""
+    return notes, f"{shape}{': ' + drawing if drawing else ''}{mode}"
+
+
+def _sides(nodes: Sequence[str], blocked: set[tuple[str, str]]) -> list[list[str]]:
+    """The groups of nodes that still hear each other, where they are groups at all."""
+    sides: list[list[str]] = []
+    left = list(nodes)
+    while left:
+        side = [left.pop(0)]
+        for node in side:
+            joined = [n for n in left if (node, n) not in blocked or (n, node) not in blocked]
+            side += joined
+            left = [n for n in left if n not in joined]
+        sides.append(sorted(side))
+    return sides
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _names(value: Any) -> list[str]:
+    return [str(n) for n in cast("list[Any]", value)] if isinstance(value, list | tuple) else []
+
+
+def _ns(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
