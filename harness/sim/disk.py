@@ -8,6 +8,7 @@ is missing in the middle of a file reads as zeros, and some of the kept ones are
 from __future__ import annotations
 
 from collections.abc import Callable
+from heapq import heappush
 
 from harness.sim.draws import Draws, Latencies, table_of
 from harness.sim.future import Future
@@ -20,21 +21,53 @@ SECTOR_BYTES = 512
 SYNC_NS = table_of(((0, 200_000), (700, 500_000), (990, 2_000_000), (1000, 8_000_000)))
 """An SSD with a queue: mostly half a millisecond, now and then eight."""
 
+SETTLE_WRITES = 4096
+"""So many writes are listed before the durable ones are applied."""
+
 _TRUNCATE = b""
 """As a pending write's content: not a write but a cut at its offset (empty appends are not recorded)."""
 
 
 class _File:
-    """An inode: what the page cache shows, what is durable, and the writes between the two, in order."""
+    """An inode: its writes in order, what the page cache shows of them, and how many are durable.
 
-    __slots__ = ("applied", "content", "durable", "unsynced")
+    Writes are only listed; the two images of the content are brought up to date when somebody looks.
+    """
+
+    __slots__ = ("applied", "cache", "cached", "durable", "size", "synced", "writes")
 
     def __init__(self) -> None:
-        self.content = bytearray()
-        self.durable = bytearray()
-        self.unsynced: list[tuple[int, bytes]] = []
+        self.writes: list[tuple[int, bytes]] = []
+        """(offset, content), the first `applied` of all time not among them."""
         self.applied = 0
-        """How many writes ever left `unsynced`: a write's number does not change while it waits."""
+        self.synced = 0
+        """How many writes of all time are durable."""
+        self.size = 0
+        self.durable = bytearray()
+        """The first `applied` writes of all time."""
+        self.cache = bytearray()
+        self.cached = 0
+        """What the page cache shows: `cache` holds the first `cached` writes of all time."""
+
+    @property
+    def last(self) -> int:
+        """How many writes of all time there are."""
+        return self.applied + len(self.writes)
+
+    def content(self) -> bytearray:
+        for offset, content in self.writes[self.cached - self.applied :]:
+            _apply(self.cache, offset, content)
+        self.cached = self.last
+        return self.cache
+
+    def settle(self) -> None:
+        """Applies the durable writes and forgets them: only what may still be lost is left in `writes`."""
+        self.content()
+        done = self.synced - self.applied
+        for offset, content in self.writes[:done]:
+            _apply(self.durable, offset, content)
+        del self.writes[:done]
+        self.applied = self.synced
 
 
 def _apply(durable: bytearray, offset: int, content: bytes) -> None:
@@ -72,15 +105,13 @@ class Platter:
         """Changes of names that no `fsync_dir` has covered yet."""
         self.pending_applied = 0
         self.power_losses = 0
-        self.latency_ns = Latencies(draws.seed, SYNC_NS, "fsync", node)
+        self.latencies = Latencies(draws.seed, SYNC_NS, "fsync", node)
         self._draws = draws
 
     def unsynced(self) -> int:
         """How many writes and names only the page cache holds."""
-        writes = {
-            id(file): len(file.unsynced) for file in (*self.names.values(), *self.durable_names.values())
-        }
-        return sum(writes.values()) + len(self.pending)
+        files = {id(file): file for file in (*self.names.values(), *self.durable_names.values())}
+        return sum(file.last - file.synced for file in files.values()) + len(self.pending)
 
     def power_loss(self) -> Lost:
         """Leaves a drawn subset of what was not synced, as the next life will find it."""
@@ -95,18 +126,20 @@ class Platter:
         self.pending_applied += len(self.pending)
         self.pending.clear()
         for name, file in self.durable_names.items():
+            file.settle()
             # Sometimes the cache had just been written back, or had not been at all; mostly it is in between.
             mood = draws.below(4, "power-mood", node, number, name)
-            for k, (offset, content) in enumerate(file.unsynced, start=file.applied):
+            for k, (offset, content) in enumerate(file.writes, start=file.applied):
                 if mood == 0 or (mood > 1 and draws.one_in(2, "power-write", node, number, name, k)):
                     lost.writes += 1
                 elif mood > 1 and content and draws.one_in(3, "power-torn", node, number, name, k):
                     lost.torn += self._tear(file.durable, offset, content, number, name, k)
                 else:
                     _apply(file.durable, offset, content)
-            file.applied += len(file.unsynced)
-            file.unsynced.clear()
-            file.content = bytearray(file.durable)
+            file.applied = file.synced = file.cached = file.last
+            file.writes.clear()
+            file.cache = bytearray(file.durable)
+            file.size = len(file.durable)
         self.names = dict(self.durable_names)
         return lost
 
@@ -131,13 +164,14 @@ class Platter:
 class SimDisk:
     """One life's view of its node's disk (store.runtime.Disk)."""
 
-    __slots__ = ("_code", "_gate", "_loop", "_platter", "_trace")
+    __slots__ = ("_code", "_gate", "_latencies", "_loop", "_platter", "_trace_add")
 
     def __init__(self, loop: SimLoop, gate: Gate, platter: Platter, trace: Trace) -> None:
         self._loop = loop
         self._gate = gate
         self._platter = platter
-        self._trace = trace
+        self._latencies = platter.latencies
+        self._trace_add = trace.add
         self._code = trace.code(f"fsync {platter.node}")
 
     def _file(self, name: str) -> _File:
@@ -150,10 +184,10 @@ class SimDisk:
         return sorted(self._platter.names)
 
     def size(self, name: str) -> int:
-        return len(self._file(name).content)
+        return self._file(name).size
 
     def read(self, name: str, offset: int = 0, size: int = -1) -> bytes:
-        content = self._file(name).content
+        content = self._file(name).content()
         return bytes(content[offset:] if size < 0 else content[offset : offset + size])
 
     def append(self, name: str, content: bytes) -> None:
@@ -168,18 +202,16 @@ class SimDisk:
 
             platter.pending.append(create)
         if content:
-            file.unsynced.append((len(file.content), bytes(content)))
-            file.content += content
+            file.writes.append((file.size, bytes(content)))
+            file.size += len(content)
 
     def truncate(self, name: str, size: int) -> None:
         file = self._file(name)
-        if size < len(file.content):
-            del file.content[size:]
-            file.unsynced.append((size, _TRUNCATE))
-        elif size > len(file.content):
-            grown = bytes(size - len(file.content))
-            file.unsynced.append((len(file.content), grown))
-            file.content += grown
+        if size < file.size:
+            file.writes.append((size, _TRUNCATE))
+        elif size > file.size:
+            file.writes.append((file.size, bytes(size - file.size)))
+        file.size = size
 
     def rename(self, old: str, new: str) -> None:
         file = self._file(old)
@@ -204,48 +236,36 @@ class SimDisk:
 
         self._platter.pending.append(unlink)
 
-    async def fsync(self, name: str) -> None:
+    def fsync(self, name: str) -> Future:
         file = self._file(name)
         loop = self._loop
         done = Future(loop.ready)
-        loop.post_ns(
-            loop.now_ns + self._platter.latency_ns(),
-            self._synced,
-            name,
-            file,
-            file.applied + len(file.unsynced),
-            done,
-            gate=self._gate,
-        )
-        await done
+        left = self._latencies.left
+        if not left:
+            self._latencies.refill()
+        upto = file.applied + len(file.writes)
+        entry = (loop.now_ns + left.pop(), loop.sequence(), self._synced, (file, upto, done), self._gate)
+        heappush(loop.heap, entry)
+        return done
 
-    def _synced(self, name: str, file: _File, upto: int, done: Future) -> None:
-        covered = upto - file.applied
-        if covered > 0:
-            unsynced = file.unsynced
-            durable = file.durable
-            for offset, content in unsynced[:covered]:
-                if offset == len(durable) and content is not _TRUNCATE:
-                    durable += content
-                else:
-                    _apply(durable, offset, content)
-            del unsynced[:covered]
-            file.applied = upto
-        self._trace.add((self._loop.now_ns, self._code, b"%d %d" % (len(file.durable), covered)))
-        done.set_result(None)
+    def _synced(self, file: _File, upto: int, done: Future) -> None:
+        if upto > file.synced:  # noqa: PLR1730 # max() costs a call in the hot path
+            file.synced = upto
+        writes = file.writes
+        # The last write covered stands for all of them: where one differs, so does a frame or an answer.
+        covered = writes[upto - file.applied - 1][1] if upto > file.applied else b""
+        self._trace_add((self._loop.now_ns, self._code, covered))
+        if len(writes) > SETTLE_WRITES:
+            file.settle()
+        done.set_result()
 
-    async def fsync_dir(self) -> None:
+    def fsync_dir(self) -> Future:
         platter = self._platter
         loop = self._loop
         done = Future(loop.ready)
-        loop.post_ns(
-            loop.now_ns + platter.latency_ns(),
-            self._names_synced,
-            platter.pending_applied + len(platter.pending),
-            done,
-            gate=self._gate,
-        )
-        await done
+        upto = platter.pending_applied + len(platter.pending)
+        loop.post_ns(loop.now_ns + self._latencies(), self._names_synced, upto, done, gate=self._gate)
+        return done
 
     def _names_synced(self, upto: int, done: Future) -> None:
         platter = self._platter
@@ -254,5 +274,5 @@ class SimDisk:
             change(platter.durable_names)
         del platter.pending[:covered]
         platter.pending_applied += covered
-        self._trace.add((self._loop.now_ns, self._code, b"names %d" % covered))
-        done.set_result(None)
+        self._trace_add((self._loop.now_ns, self._code, b"names %d" % covered))
+        done.set_result()

@@ -11,74 +11,79 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
+import msgspec
 
-class Future:
+
+class Future(msgspec.Struct, eq=False):
     """A result to come (store.runtime.Future); awaitable once or many times."""
 
-    __slots__ = ("_done", "_error", "_ready", "_value", "_waiters")
-
-    def __init__(self, ready: deque[tuple[Any, Any]]) -> None:
-        self._ready = ready
-        self._done = False
-        self._value: Any = None
-        self._error: BaseException | None = None
-        self._waiters: list[Callable[[], None]] = []
+    ready: deque[tuple[Any, Any]]
+    """The loop's queue of what is due now."""
+    state: bool = False
+    value: Any = None
+    error: BaseException | None = None
+    waiter: Callable[[], None] | None = None
+    """Most futures have one waiter; the others stand in `more`."""
+    more: list[Callable[[], None]] | None = None
 
     def done(self) -> bool:
-        return self._done
+        return self.state
 
     def result(self) -> Any:
-        if not self._done:
+        if not self.state:
             raise InvalidStateError("the result is not set")
-        if self._error is not None:
-            raise self._error
-        return self._value
+        if self.error is not None:
+            raise self.error
+        return self.value
 
-    def set_result(self, result: Any, /) -> None:
-        if self._done:
+    def set_result(self, result: Any = None, /) -> None:
+        """Without an argument, as timers call it: None."""
+        if self.state:
             raise InvalidStateError("the result is set already")
-        self._done = True
-        self._value = result
-        ready = self._ready
-        for waiter in self._waiters:
-            ready.append((waiter, ()))
+        self.state = True
+        self.value = result
+        if self.waiter is not None:
+            self.ready.append((self.waiter, ()))
+            if self.more is not None:
+                self.ready.extend([(waiter, ()) for waiter in self.more])
 
     def set_exception(self, exception: BaseException, /) -> None:
-        self.set_result(None)
-        self._error = exception
+        self.set_result()
+        self.error = exception
 
-    def fire(self) -> None:
-        """Sets the result to None: a timer's callback."""
-        self.set_result(None)
+    def wake(self, waiter: Callable[[], None]) -> None:
+        """Calls `waiter`, through the queue, once the result is set. Only for a future that is not done."""
+        if self.waiter is None:
+            self.waiter = waiter
+        elif self.more is None:
+            self.more = [waiter]
+        else:
+            self.more.append(waiter)
 
     def __await__(self) -> Generator[Future, None, Any]:
-        if not self._done:
+        if not self.state:
             yield self
-            if not self._done:
-                raise RuntimeError("the task was resumed before what it awaits was done")
-        if self._error is not None:
-            raise self._error
-        return self._value
+        if self.error is not None:
+            raise self.error
+        return self.value
 
 
 class Tasks:
     """The tasks of one life of a node. Whoever dies keeps them, parked: never resumed, and closed only at the end."""
 
-    __slots__ = ("_failed", "_ready", "living")
+    __slots__ = ("failed", "living", "ready")
 
     def __init__(self, ready: deque[tuple[Any, Any]], failed: Callable[[str, BaseException], None]) -> None:
-        self._ready = ready
-        self._failed = failed
+        self.ready = ready
+        self.failed = failed
+        """Told the name of a task and what it raised."""
         self.living: dict[_Task, None] = {}
         """In order of their creation."""
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
-        task = _Task(self, coroutine, name)
+        task = _Task(self, coroutine, coroutine.send, name)
         self.living[task] = None
-        self._ready.append((task.step, ()))
-
-    def failed(self, name: str, problem: BaseException) -> None:
-        self._failed(name, problem)
+        self.ready.append((task.step, ()))
 
     def close(self) -> None:
         """Ends every parked task. What they raise or await while they unwind concerns nobody any more."""
@@ -87,40 +92,40 @@ class Tasks:
         self.living.clear()
 
 
-class _Task:
-    __slots__ = ("_coroutine", "_name", "_send", "_tasks")
-
-    def __init__(self, tasks: Tasks, coroutine: Coroutine[Any, Any, None], name: str) -> None:
-        self._tasks = tasks
-        self._coroutine = coroutine
-        self._name = name
-        self._send = coroutine.send
+class _Task(msgspec.Struct, eq=False):
+    tasks: Tasks
+    coroutine: Coroutine[Any, Any, None]
+    send: Callable[[None], Any]
+    name: str
 
     def step(self) -> None:
         try:
-            awaited = self._send(None)
+            awaited = self.send(None)
         except StopIteration:
-            del self._tasks.living[self]
+            del self.tasks.living[self]
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as problem:
-            del self._tasks.living[self]
-            self._tasks.failed(self._name, problem)
+            del self.tasks.living[self]
+            self.tasks.failed(self.name, problem)
         else:
-            if type(awaited) is Future:
-                awaited._waiters.append(self.step)  # pyright: ignore[reportPrivateUsage] # one mechanism, two classes
+            if type(awaited) is not Future:
+                self._stray(awaited)
+            elif awaited.waiter is None:
+                awaited.waiter = self.step
             else:
-                del self._tasks.living[self]
-                self._coroutine.close()
-                self._tasks.failed(
-                    self._name,
-                    TypeError(f"node code awaited {awaited!r}, which did not come from its Runtime"),
-                )
+                awaited.wake(self.step)
+
+    def _stray(self, awaited: object) -> None:
+        del self.tasks.living[self]
+        self.close()
+        problem = TypeError(f"node code awaited {awaited!r}, which did not come from its Runtime")
+        self.tasks.failed(self.name, problem)
 
     def close(self) -> None:
         for _ in range(100):
             try:
-                self._coroutine.close()
+                self.coroutine.close()
             except RuntimeError:
                 continue  # it awaited while it unwound: close it again
             except BaseException:

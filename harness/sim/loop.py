@@ -17,6 +17,8 @@ from contextvars import Context
 from heapq import heappop, heappush
 from typing import Any, Final, TypeVar
 
+import msgspec
+
 T = TypeVar("T")
 
 _LOG = logging.getLogger("asyncio")
@@ -52,18 +54,13 @@ class Gate:
             self.backlog.append((fn, args))
 
 
-class Handle:
-    """A callback that can be called off before it is due."""
+class Handle(msgspec.Struct, eq=False):
+    """A callback that can be called off before it is due. (A Struct is made in a third of the time of a class.)"""
 
-    __slots__ = ("args", "context", "fn", "when_ns")
-
-    def __init__(
-        self, when_ns: int, fn: Callable[..., object] | None, args: tuple[Any, ...], context: Context | None
-    ) -> None:
-        self.when_ns = when_ns
-        self.fn = fn
-        self.args = args
-        self.context = context
+    when_ns: int
+    fn: Callable[..., object] | None
+    args: tuple[Any, ...]
+    context: Context | None = None
 
     def cancel(self) -> None:
         self.fn = None
@@ -104,7 +101,7 @@ class SimLoop(asyncio.AbstractEventLoop):
     ) -> Handle:
         """Calls `fn` at that time (at once if it is past), through `gate`; the handle can call it off."""
         when_ns = max(when_ns, self.now_ns)
-        handle = Handle(when_ns, fn, args, None)
+        handle = Handle(when_ns, fn, args)
         heappush(self.heap, (when_ns, self.sequence(), handle, None, gate))
         return handle
 

@@ -111,7 +111,7 @@ class SimRuntime:
         if delay_ns < TIMER_NS_MIN:  # noqa: PLR1730 # max() costs a call in the hot path
             delay_ns = TIMER_NS_MIN
         when_ns = self._loop.now_ns + delay_ns
-        handle = Handle(when_ns, callback, args, None)
+        handle = Handle(when_ns, callback, args)
         heappush(self._heap, (when_ns, self._sequence(), handle, None, self.gate))
         return handle
 
@@ -119,7 +119,7 @@ class SimRuntime:
         if delay_ns < TIMER_NS_MIN:  # noqa: PLR1730 # max() costs a call in the hot path
             delay_ns = TIMER_NS_MIN
         done = Future(self._ready)
-        heappush(self._heap, (self._loop.now_ns + delay_ns, self._sequence(), done.fire, (), self.gate))
+        heappush(self._heap, (self._loop.now_ns + delay_ns, self._sequence(), done.set_result, (), self.gate))
         return done
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], *, name: str) -> None:

@@ -6,15 +6,15 @@ An event is (time, code, payload). Events are only appended to a list; hashing h
 from __future__ import annotations
 
 import itertools
-from array import array
 from collections.abc import Callable
-from hashlib import blake2b
-from sys import byteorder
+from hashlib import sha256
 from typing import Any
 
 import msgspec
 
 CHUNK_EVENTS = 1024
+
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -89,19 +89,13 @@ class Trace:
         return self.chunks[-1]
 
     def _chunk(self, flat: list[Any]) -> None:
-        payloads: list[bytes] = flat[2::3]
-        numbers: array[int] = array("q", flat[0::3])
-        numbers.extend(flat[1::3])
-        numbers.extend(map(len, payloads))
-        if byteorder == "big":
-            numbers.byteswap()
-        digest = blake2b(self._state, digest_size=16)
-        digest.update(numbers.tobytes())
-        digest.update(b"".join(payloads))
-        self._state = digest.digest()
+        digest = sha256(self._state)
+        digest.update(_encode(flat))  # MessagePack leaves no doubt where one event ends and the next begins
+        self._state = digest.digest()[:16]
         if len(self.chunks) in self.record:
             for i in range(0, len(flat), 3):
-                what: str = "new code" if flat[i + 1] < 0 else self._names[flat[i + 1]]
+                code: int = flat[i + 1]
+                what = "new code" if code < 0 else self._names[code]
                 self.recorded.append(Event(flat[i], what, flat[i + 2]))
         self.chunks.append(self._state.hex())
 
