@@ -90,9 +90,8 @@ class Recorder:
 
     def _record(self, op: Op) -> Op:
         index = self._next
-        recorded = Op(
-            op.process, op.type, op.f, op.key, op.value, op.error, op.node, op.meta, self._now_ns(), index
-        )
+        now = self._now_ns()
+        recorded = Op(op.process, op.type, op.f, op.key, op.value, op.error, op.node, op.meta, now, index)
         self._append(recorded)
         self._next = index + 1
         return recorded

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from history.generator import (
@@ -46,6 +46,10 @@ from history.generator import (
 )
 from history.history import History
 from history.op import Op
+
+
+law = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""No test is judged by wall time."""
 
 
 def count(name: str = "op") -> Generator:
@@ -390,6 +394,7 @@ def trees() -> st.SearchStrategy[Generator]:
     return st.recursive(leaf, grow, max_leaves=8)
 
 
+@law
 @given(trees(), st.integers(2, 4))
 def test_every_tree_ends_and_gives_each_process_one_operation_at_a_time(
     gen: Generator, concurrency: int
@@ -406,12 +411,14 @@ def test_every_tree_ends_and_gives_each_process_one_operation_at_a_time(
     assert [e.time for e in h.events] == sorted(e.time for e in h.events)
 
 
+@law
 @given(trees())
 def test_the_same_tree_gives_the_same_history(gen: Generator) -> None:
     # A generator is a value: running it does not use it up.
     assert simulate(gen, answer=imperfect).events == simulate(gen, answer=imperfect).events
 
 
+@law
 @given(trees())
 def test_asking_twice_is_asking_once(gen: Generator) -> None:
     """`op` is a function of generator and context: an answer that nobody took leaves no trace."""
@@ -435,6 +442,7 @@ def test_asking_twice_is_asking_once(gen: Generator) -> None:
     assert simulate(Twice(gen), answer=imperfect).events == simulate(gen, answer=imperfect).events
 
 
+@law
 @given(trees())
 def test_whoever_does_not_hear_is_not_changed_by_an_update(gen: Generator) -> None:
     class Deaf:
@@ -456,6 +464,7 @@ def test_whoever_does_not_hear_is_not_changed_by_an_update(gen: Generator) -> No
         assert simulate(Deaf(gen), answer=imperfect).events == simulate(gen, answer=imperfect).events
 
 
+@law
 @given(st.integers(0, 10), trees())
 def test_limit_is_an_upper_bound_and_a_prefix(n: int, gen: Generator) -> None:
     # Latency 0 and one client: with nothing in flight, the first n steps cannot depend on the rest.

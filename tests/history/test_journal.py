@@ -11,13 +11,16 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from history.header import Header
 from history.history import Malformed
 from history.journal import LINE_BYTES_MAX, Journal, MemoryJournal, Sink, read
 from history.op import Op
+
+law = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""No test is judged by wall time."""
 
 HEADER = Header(name="scene", nodes=("n1", "n2"), seed=7)
 
@@ -247,6 +250,7 @@ json_values = st.recursive(
 )
 
 
+@law
 @given(st.lists(st.tuples(json_values, st.dictionaries(st.text(), json_values, max_size=2)), max_size=5))
 def test_any_value_comes_back_as_it_went(content: list[tuple[Any, dict[str, Any]]]) -> None:
     ops = [
@@ -256,6 +260,7 @@ def test_any_value_comes_back_as_it_went(content: list[tuple[Any, dict[str, Any]
     assert list(read(written(ops)).events) == ops
 
 
+@law
 @given(st.binary(max_size=200), st.integers(0, 3))
 def test_no_damage_raises_anything_but_malformed(junk: bytes, at: int) -> None:
     content = written(events(4)).splitlines()

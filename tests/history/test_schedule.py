@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from history.generator import (
@@ -34,6 +34,9 @@ from history.history import History, Malformed
 from history.op import Op
 from history.schedule import Schedule, Scripted, TimedFault, TimedOp, dumps, load
 from history.text import parse
+
+law = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""No test is judged by wall time."""
 
 KILL = {"fault": "kill", "nodes": ["n1"]}
 
@@ -236,11 +239,13 @@ schedules = st.builds(
 )
 
 
+@law
 @given(schedules)
 def test_written_and_read_it_is_the_same(schedule: Schedule) -> None:
     assert load(dumps(schedule)) == schedule
 
 
+@law
 @given(schedules)
 def test_every_step_is_run_once_never_early_and_in_its_threads_order(schedule: Schedule) -> None:
     h = simulate(Scripted(schedule), concurrency=3, answer=imperfect)
@@ -252,6 +257,7 @@ def test_every_step_is_run_once_never_early_and_in_its_threads_order(schedule: S
         assert all(o.invoke.time >= planned.time for o, planned in zip(done, mine, strict=True))
 
 
+@law
 @given(schedules)
 def test_a_schedule_of_its_own_run_gives_that_run_again(schedule: Schedule) -> None:
     first = simulate(Scripted(schedule), concurrency=3, answer=imperfect)
