@@ -47,7 +47,6 @@ from history.generator import (
 from history.history import History
 from history.op import Op
 
-
 law = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """No test is judged by wall time."""
 
