@@ -268,11 +268,11 @@ def test_kill_9_loses_the_cell_in_flight_and_no_other(alone: Path) -> None:
     )
     assert child.stdout is not None
     told = [json.loads(child.stdout.readline())["seed"] for _ in range(3)]
+    wait_for(lambda: "16" in (alone / "notes").read_text().split())
     child.kill()
     child.wait()
     child.stdout.close()
     # The worker outlives its campaign only for the cell that it has; this one would never end.
-    wait_for(lambda: "16" in (alone / "notes").read_text().split())
     os.kill(int((alone / "notes").read_text().splitlines()[-1].split()[0]), signal.SIGKILL)
     assert told == [1, 2, 3]
     assert run_night(plan(seeds=[1, 2, 3, 4]), resume=True) == [4]

@@ -12,7 +12,7 @@ from typing import Any
 import click
 import pytest
 
-from harness import screen
+from harness import reference, screen
 from harness.cli import call, cli
 
 pytestmark = pytest.mark.usefixtures("fake")
@@ -298,11 +298,16 @@ def test_a_reader_that_stops_listening_is_no_error(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_the_tables_in_the_docs_are_what_the_commands_say() -> None:
+    text = (reference.top() / reference.FILE).read_text("utf-8")
+    assert text == reference.rewritten(text), "run `python -m harness.reference`"
+
+
 def test_commands_are_documented_with_every_option() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "commands.md").read_text("utf-8")
+    text = (reference.top() / reference.FILE).read_text("utf-8")
     for name, command in cli.commands.items():
-        assert f"## sunder {name}\n" in text
-        section = text.split(f"## sunder {name}\n", 1)[1].split("\n## ", 1)[0]
+        assert f"## `sunder {name}`\n" in text
+        section = text.split(f"## `sunder {name}`\n", 1)[1].split("\n## ", 1)[0]
         for parameter in command.params:
             if isinstance(parameter, click.Option):
                 for word in (*parameter.opts, *parameter.secondary_opts):
