@@ -70,13 +70,15 @@ class _File:
         self.applied = self.synced
 
 
-def _apply(durable: bytearray, offset: int, content: bytes) -> None:
+def _apply(image: bytearray, offset: int, content: bytes) -> None:
     if content is _TRUNCATE:
-        del durable[offset:]
-        return
-    if len(durable) < offset:
-        durable.extend(bytes(offset - len(durable)))  # a hole
-    durable[offset : offset + len(content)] = content
+        del image[offset:]
+    elif offset == len(image):
+        image += content
+    else:
+        if len(image) < offset:
+            image.extend(bytes(offset - len(image)))  # a hole
+        image[offset : offset + len(content)] = content
 
 
 class Lost:
@@ -202,7 +204,9 @@ class SimDisk:
 
             platter.pending.append(create)
         if content:
-            file.writes.append((file.size, bytes(content)))
+            if type(content) is not bytes:
+                content = bytes(content)  # the caller may reuse its buffer
+            file.writes.append((file.size, content))
             file.size += len(content)
 
     def truncate(self, name: str, size: int) -> None:

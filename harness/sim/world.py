@@ -259,7 +259,7 @@ class SimWorld:
     def sleep(self, delay_ns: int) -> Awaitable[None]:
         future: asyncio.Future[None] = asyncio.Future(loop=self.loop)
         loop = self.loop
-        heappush(loop.heap, (loop.now_ns + max(0, delay_ns), loop.sequence(), _release, (future,), None))
+        loop.post_ns(loop.now_ns + max(0, delay_ns), _release, future)
         return future
 
     def future(self) -> asyncio.Future[Any]:
