@@ -61,11 +61,13 @@ class _Agreement:
     def __init__(self, nodes: set[str | None]) -> None:
         self._silent = set(nodes)
         self._last: dict[str | None, dict[str, str]] = {}
+        self._at_ns: dict[str | None, int] = {}
         self._reports: dict[str, Counter[str]] = {}
         self._split = 0
 
-    def poll(self, node: str | None, digests: dict[str, str]) -> None:
+    def poll(self, node: str | None, digests: dict[str, str], at_ns: int) -> None:
         self._silent.discard(node)
+        self._at_ns[node] = at_ns
         for name, digest in self._last.get(node, {}).items():
             self._count(name, digest, -1)
         for name, digest in digests.items():
@@ -86,6 +88,11 @@ class _Agreement:
         return self._split > 0
 
     @property
+    def oldest_ns(self) -> int:
+        """When the node was polled that was polled longest ago: a split is known of that time, not of now."""
+        return min(self._at_ns.values())
+
+    @property
     def reached(self) -> bool:
         """Whether every node has reported and no range is split."""
         return not self._silent and not self.split
@@ -100,12 +107,12 @@ def _measure(span: Span, polls: list[Operation], nodes: set[str | None]) -> dict
         if not span.start < o.index < span.end:
             continue
         count += 1
-        state.poll(o.node, o.value)
         assert o.complete is not None, o.index
+        state.poll(o.node, o.value, o.complete.time)
         if state.reached:
             first_agreement_ns = o.complete.time if first_agreement_ns is None else first_agreement_ns
         elif state.split:
-            last_disagreement_ns, first_agreement_ns = o.complete.time, None
+            last_disagreement_ns, first_agreement_ns = state.oldest_ns, None
     after = None if first_agreement_ns is None else _ms(first_agreement_ns - span.start_ns)
     return {
         "event": span.start,

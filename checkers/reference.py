@@ -1,0 +1,471 @@
+"""The definitions written out as plainly as possible: oracles for property tests on tiny histories, with no regard to cost.
+
+Every function returns what a checker's verdict has to be, and its anomalies as (kind, key, subject). Nothing is shared with
+the checkers but the history.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import msgspec
+
+from checkers.verdict import Valid
+from history.history import NEVER, History, Operation
+from history.op import PROBE
+
+Found = set[tuple[str, Any, Any]]
+
+
+class Expected(msgspec.Struct, frozen=True):
+    """What is right about a history: the verdict and every anomaly."""
+
+    valid: Valid
+    found: Found
+
+
+def _expected(found: Found, undecided: bool) -> Expected:
+    return Expected(Valid.INVALID if found else Valid.UNKNOWN if undecided else Valid.VALID, found)
+
+
+# Supersession.
+
+
+def _keys(history: History) -> list[Any]:
+    keys = [o.key for o in history.client if o.f in ("get", "put", "delete")]
+    held = [key for name in ("quiet", "read") for o in history.observed("replica", name) for key in o.value]
+    return list(dict.fromkeys(keys + held))
+
+
+def _puts(history: History, key: Any) -> dict[Any, Operation]:
+    return {o.invoke.value: o for o in history.client if o.f == "put" and o.key == key}
+
+
+def _context(puts: dict[Any, Operation], write: Operation) -> set[Any]:
+    """Direct edges of a possibly effective write: to what was put before it."""
+    if not write.possible:
+        return set()
+    return {v for v in write.invoke.meta.get("context") or () if v in puts and puts[v].index < write.index}
+
+
+def _anc(puts: dict[Any, Operation], ids: set[Any]) -> set[Any]:
+    """The reflexive, transitive closure, by adding edges until nothing is new."""
+    reached = set(ids)
+    while True:
+        more = {v for id in reached if id in puts for v in _context(puts, puts[id])} - reached
+        if not more:
+            return reached
+        reached |= more
+
+
+def _deletes(history: History, key: Any, *types: str) -> list[Operation]:
+    return [o for o in history.client if o.f == "delete" and o.key == key and o.type in types]
+
+
+def _replies(history: History, key: Any) -> list[tuple[Operation, list[Any]]]:
+    replies: list[tuple[Operation, list[Any]]] = []
+    for o in history.client:
+        if o.key != key or o.complete is None or o.type != "ok":
+            continue
+        if o.f == "get":
+            replies.append((o, list(o.value)))
+        elif o.f in ("put", "delete") and "returned" in o.complete.meta:
+            replies.append((o, list(o.complete.meta["returned"])))
+    return replies
+
+
+def _finals(history: History, key: Any) -> list[tuple[Operation, list[Any]]]:
+    return [(o, ids) for o, ids in _replies(history, key) if o.f == "get" and o.invoke.meta.get("final")]
+
+
+def _truncated(history: History, key: Any) -> bool:
+    return any(o.type == "ok" and o.meta.get("truncated") for o in history.client if o.key == key)
+
+
+# What the probe saw.
+
+
+def _replicas(history: History, stage: str) -> dict[str | None, Operation]:
+    return {o.node: o for o in history.observed("replica", stage)}
+
+
+def _hints(history: History, stage: str) -> dict[str | None, Operation]:
+    return {o.node: o for o in history.observed("hints", stage)}
+
+
+def _homes(history: History) -> dict[Any, list[str]]:
+    seen = history.observed("homes")
+    return seen[-1].value if seen else {}
+
+
+def _last(history: History) -> dict[str | None, Operation]:
+    if _replicas(history, "read") or _hints(history, "read"):
+        return _replicas(history, "read")
+    return _replicas(history, "quiet")
+
+
+def _doubt(history: History, key: Any) -> bool:
+    looks = {**_hints(history, "quiet"), **_hints(history, "read")}
+    if any(k == key for o in looks.values() for _, k, _ in o.value):
+        return True
+    asked = {
+        o.node
+        for o in history.operations
+        if o.process == PROBE and o.f == "hints" and o.invoke.meta.get("stage")
+    }
+    if asked - set(looks):
+        return True
+    homes = _homes(history).get(key)
+    polled = bool(homes) and all(home in _last(history) for home in homes or ())
+    return not _finals(history, key) and not polled
+
+
+# The checkers.
+
+
+def lost_writes(history: History) -> Expected:
+    mode = history.header.guarantees.get("lost_writes") or "causal"
+    found: Found = set()
+    undecided = not any(o.f == "put" and o.type == "ok" for o in history.client)
+    for key in _keys(history):
+        puts = _puts(history, key)
+        sightings = _replies(history, key) + [
+            (o, o.value.get(key, [])) for s in ("quiet", "read") for o in _replicas(history, s).values()
+        ]
+        # The first sighting decides what is said of an id that cannot be.
+        odd: dict[Any, str] = {}
+        for o, ids in sightings:
+            for id in ids:
+                if id not in puts or puts[id].index > o.end:
+                    odd.setdefault(id, "phantom")
+                elif puts[id].type == "fail":
+                    odd.setdefault(id, "failed-but-visible")
+        found |= {(kind, key, id) for id, kind in odd.items()}
+        visible = {id for _, ids in _finals(history, key) for id in ids}
+        visible |= {id for o in _last(history).values() for id in o.value.get(key, [])}
+        lost: set[Any] = set()
+        for id, put in puts.items():
+            deleted = any(id in _anc(puts, _context(puts, d)) for d in _deletes(history, key, "ok", "info"))
+            if put.type == "ok" and id not in _anc(puts, visible) and not deleted:
+                lost.add(id)
+        if mode != "causal":
+            winners = [puts[v] for v in visible if v in puts] + _deletes(history, key, "ok", "info")
+            lost = {id for id in lost if all(w.end < puts[id].index for w in winners)}
+            if mode == "lww-skewed":
+                continue
+        if lost and _doubt(history, key):
+            undecided = True
+            continue
+        for id in lost:
+            others = lost - {id}
+            if mode == "causal" and not any(id in _anc(puts, _context(puts, puts[o])) for o in others):
+                found.add((_how(history, key, puts, id, visible), key, id))
+            elif mode == "lww":
+                found.add(("clobbered-in-order" if visible & set(puts) else "vanished", key, id))
+    return _expected(found, undecided)
+
+
+def _how(history: History, key: Any, puts: dict[Any, Operation], id: Any, visible: set[Any]) -> str:
+    if _anc(puts, _context(puts, puts[id])) & visible:
+        return "rolled-back"
+    beside = {v for _, ids in _replies(history, key) if id in ids for v in ids}
+    return "clobbered" if any(v in puts for v in visible - beside) else "vanished"
+
+
+def siblings(history: History) -> Expected:
+    """Without explosions, for which `antichain` gives the exact bound: each has one of the other anomalies beside it."""
+    found: Found = set()
+    answered = False
+    for key in _keys(history):
+        puts = _puts(history, key)
+        answered = answered or bool(_replies(history, key))
+        if _truncated(history, key):
+            continue
+        for _, ids in _replies(history, key):
+            found |= {("duplicate", key, id) for id in ids if ids.count(id) > 1}
+            for w in ids:
+                if w in puts:
+                    below = _anc(puts, _context(puts, puts[w]))
+                    found |= {("false-concurrency", key, (w, v)) for v in ids if v in below}
+        finals = _finals(history, key)
+        if finals and len(finals[-1][1]) > 1:
+            final, ids = finals[-1]
+            for v in ids:
+                first = _first_cover(history, key, puts, v)
+                if first is None or first.end > final.index:
+                    continue
+                if first.f == "delete" or first.invoke.value not in ids:
+                    found.add(("unresolved", key, v))
+    return _expected(found, not answered)
+
+
+def _covering(history: History, key: Any, puts: dict[Any, Operation], v: Any) -> list[Operation]:
+    """Acknowledged writes that cover v."""
+    writes = [p for p in puts.values() if p.type == "ok"] + _deletes(history, key, "ok")
+    return [w for w in writes if v in _anc(puts, _context(puts, w))]
+
+
+def _first_cover(history: History, key: Any, puts: dict[Any, Operation], v: Any) -> Operation | None:
+    return min(_covering(history, key, puts, v), key=lambda w: w.end, default=None)
+
+
+def antichain(history: History, key: Any, before: int) -> int:
+    """The most possible puts of the key, invoked before an event, of which none covers another."""
+    puts = _puts(history, key)
+    possible = [id for id, p in puts.items() if p.possible and p.index < before]
+    for size in range(len(possible), 0, -1):
+        for chosen in combinations(possible, size):
+            if all(v == w or v not in _anc(puts, _context(puts, puts[w])) for w in chosen for v in chosen):
+                return size
+    return 0
+
+
+def resurrection(history: History) -> Expected:
+    mode = history.header.guarantees.get("lost_writes") or "causal"
+    promise = history.header.guarantees.get("convergence")
+    full_read = isinstance(promise, dict) and promise.get("after") == "full-read"  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  a header's terms are free-form
+    found: Found = set()
+    read = any(_finals(history, key) for key in _keys(history))
+    unread = False
+    anything = False
+    for key in _keys(history):
+        puts = _puts(history, key)
+        looks = _finals(history, key)
+        if looks and full_read:
+            last = looks[-1][0].index
+            looks = looks + [
+                (o, o.value.get(key, [])) for o in _replicas(history, "read").values() if o.index > last
+            ]
+        for v in puts:
+            covering = _covering(history, key, puts, v)
+            if mode != "causal":
+                covering = [
+                    d
+                    for d in covering
+                    if d.f == "delete"
+                    and v in _context(puts, d)
+                    and (mode != "lww-skewed" or _same_home(history, key, puts[v], d))
+                ]
+            if not covering:
+                continue
+            anything = True
+            unread = unread or not _finals(history, key)
+            back = any(v in ids and w.end < o.index for o, ids in looks for w in covering)
+            if back and not _truncated(history, key):
+                found.add(("resurrected", key, v))
+    return _expected(found, not read or unread or not anything)
+
+
+def _same_home(history: History, key: Any, put: Operation, delete: Operation) -> bool:
+    at_home = _homes(history).get(key, [])
+    return put.type == "ok" and put.end < delete.index and put.node == delete.node and put.node in at_home
+
+
+def convergence(history: History) -> Expected:
+    promise: Any = history.header.guarantees.get("convergence") or {}
+    lww = str(history.header.guarantees.get("lost_writes") or "").startswith("lww")
+    found: Found = set()
+    undecided = False
+    homes = _homes(history)
+    after, quiet = _replicas(history, "read"), _replicas(history, "quiet")
+    if promise.get("after", "full-read") == "full-read":
+        undecided = not homes or not after
+        for key, nodes in homes.items():
+            if any(node not in after for node in nodes):
+                undecided = True
+                continue
+            held = [
+                (set(after[n].value.get(key, [])), key in (after[n].meta.get("deleted") or [])) for n in nodes
+            ]
+            if any(h != held[0] for h in held):
+                tried = any(
+                    o.f == "get" and o.key == key and o.invoke.meta.get("final") for o in history.client
+                )
+                if tried and not _finals(history, key):
+                    undecided = True
+                else:
+                    found.add(("diverged", key, None))
+    else:
+        undecided = not quiet
+    ends = _hints(history, "quiet")
+    for target, key, id in _hinted(history):
+        kind = _fate(history, target, key, id, quiet, ends, lww, promise.get("bound_seconds"))
+        undecided = undecided or kind == "undecided"
+        if kind not in ("undecided", "delivered"):
+            found.add((kind, key, target))
+    return _expected(found, undecided)
+
+
+def _hinted(history: History) -> set[tuple[str, Any, Any]]:
+    return {
+        (target, key, id)
+        for o in history.observed("hints")
+        if o.meta.get("stage") != "read"
+        for target, key, ids in o.value
+        for id in ids
+    }
+
+
+def _fate(
+    history: History,
+    target: str,
+    key: Any,
+    id: Any,
+    quiet: dict[str | None, Operation],
+    ends: dict[str | None, Operation],
+    lww: bool,
+    bound_seconds: float | None,
+) -> str:
+    def shows(o: Operation) -> bool:
+        return any(t == target and k == key and id in ids for t, k, ids in o.value)
+
+    if target not in quiet:
+        return "undecided"
+    look = quiet[target]
+    puts = _puts(history, key)
+    held = set(look.value.get(key, []))
+    tombstone = key in (look.meta.get("deleted") or [])
+    if id in _anc(puts, held) or (lww and (held or tombstone)):
+        return "delivered"
+    for d in _deletes(history, key, "ok", "info"):
+        later = any(v in puts and puts[v].index > d.index for v in held)
+        if id in _anc(puts, _context(puts, d)) and (tombstone or later):
+            return "delivered"
+    holders = {o.node for o in history.observed("hints") if o.meta.get("stage") != "read" and shows(o)}
+    if any(h in ends and shows(ends[h]) for h in holders):
+        end = next(ends[h] for h in _by_first_sight(history, holders, shows) if h in ends and shows(ends[h]))
+        off = [o.complete.time for o in history.nemesis if o.complete and o.complete.index < end.index]
+        off += [e.time for e in history.events if e.f == "phase" and e.value == "heal"][-1:]
+        waited_ns = end.invoke.time - max(off, default=0)
+        return "undelivered" if bound_seconds is not None and waited_ns > bound_seconds * 1e9 else "undecided"
+    if any(h not in ends or ends[h].index > look.index for h in holders):
+        return "undecided"
+    return "hint-lost"
+
+
+def _by_first_sight(history: History, holders: set[str | None], shows: Any) -> list[str | None]:
+    seen = [
+        o.node
+        for o in history.observed("hints")
+        if o.node in holders and o.meta.get("stage") != "read" and shows(o)
+    ]
+    return list(dict.fromkeys(seen))
+
+
+def _element_reads(history: History, key: Any) -> tuple[list[Operation], Operation | None, list[Operation]]:
+    """All successful reads, the one with the last word, and all that ask after the heal."""
+    reads = [o for o in history.client if o.f == "read" and o.key == key and o.type == "ok"]
+    final = [o for o in reads if o.invoke.meta.get("final")]
+    judges = final or (reads if not history.phases else [])
+    return reads, judges[-1] if judges else None, final or judges[-1:]
+
+
+def _odd(reads: list[Operation], adds: dict[Any, Operation], key: Any) -> Found:
+    found: Found = set()
+    for o in reads:
+        for v in o.value:
+            if o.value.count(v) > 1:
+                found.add(("duplicate", key, v))
+            if v not in adds or adds[v].index > o.end:
+                found.add(("phantom", key, v))
+            elif adds[v].type == "fail":
+                found.add(("failed-but-visible", key, v))
+    return found
+
+
+def _composite_keys(history: History) -> list[Any]:
+    return list(dict.fromkeys(o.key for o in history.client if o.f in ("add", "remove", "read")))
+
+
+def set_full(history: History) -> Expected:
+    found: Found = set()
+    unread = False
+    shown = False
+    any_read = False
+    for key in _composite_keys(history):
+        adds = {o.invoke.value: o for o in history.client if o.f == "add" and o.key == key}
+        reads, last, _ = _element_reads(history, key)
+        any_read = any_read or bool(reads)
+        found |= _odd(reads, adds, key)
+        for v, add in adds.items():
+            showing = [o for o in reads if v in o.value]
+            known = min([o.end for o in showing] + ([add.end] if add.type == "ok" else []), default=NEVER)
+            if known == NEVER:
+                continue
+            if last is not None and last.index > known and not any(o.index >= last.index for o in showing):
+                found.add(("lost", key, v))
+                shown = True
+            elif last is None or (not showing and last.index < known):
+                unread = True
+            elif showing:
+                shown = True
+    return _expected(found, unread or not any_read or not shown)
+
+
+def stale(history: History, key: Any) -> set[Any]:
+    """Elements absent from a read that began after they were known, and present in a later one."""
+    reads, _, _ = _element_reads(history, key)
+    found: set[Any] = set()
+    for add in (o for o in history.client if o.f == "add" and o.key == key):
+        v = add.invoke.value
+        showing = [o for o in reads if v in o.value]
+        known = min([o.end for o in showing] + ([add.end] if add.type == "ok" else []), default=NEVER)
+        for o in reads:
+            if o.index > known and v not in o.value and any(later.index > o.index for later in showing):
+                found.add(v)
+    return found
+
+
+def cart(history: History) -> Expected:
+    found: Found = set()
+    undecided = False
+    judged = False
+    any_read = False
+    for key in _composite_keys(history):
+        adds = {o.invoke.value: o for o in history.client if o.f == "add" and o.key == key}
+        removes = [o for o in history.client if o.f == "remove" and o.key == key]
+        reads, last, judges = _element_reads(history, key)
+        any_read = any_read or bool(reads)
+        found |= _odd(reads, adds, key)
+        for v, add in adds.items():
+            if add.type != "ok":
+                continue
+            if last is None or last.index < add.end:
+                undecided = True
+                continue
+            judged = True
+            perhaps = [
+                r
+                for r in removes
+                if r.invoke.value == v
+                and (r.type == "info" or (r.type == "ok" and r.meta.get("observed") is not False))
+            ]
+            if not perhaps and v not in last.value:
+                found.add(("lost", key, v))
+        for v in {r.invoke.value for r in removes}:
+            sure = [r for r in removes if r.invoke.value == v and r.type == "ok" and r.meta.get("observed")]
+            if not sure:
+                continue
+            first = min(r.end for r in sure)
+            if last is None or last.index < first:
+                undecided = True
+            else:
+                judged = True
+            if any(v in o.value and o.index > first for o in judges):
+                found.add(("came-back", key, v))
+    return _expected(found, undecided or not any_read or not judged)
+
+
+def availability(history: History) -> Expected:
+    asked = [o for o in history.client if o.parent is None]
+    if not any(o.type == "ok" for o in asked):
+        return Expected(Valid.UNKNOWN, set())
+    final = [o for o in asked if o.invoke.meta.get("final")]
+    keys = {o.key for o in final}
+    found: Found = {
+        ("unavailable-after-heal", key, None)
+        for key in keys
+        if all(o.type != "ok" for o in final if o.key == key)
+    }
+    return _expected(found, not final)

@@ -1,0 +1,75 @@
+"""A witness as people see it: lines in a terminal, a graph, and where a picture puts each operation."""
+
+from checkers.lost_writes import LostWrites
+from checkers.verdict import Edge
+from checkers.witness import OPERATIONS_MAX, anomaly, graph, layout, lines
+from history.text import parse
+
+ROLLED_BACK = parse("""
+    0 invoke put 1 key=x context=[] node=n1
+    0 ok     put 1 key=x returned=[1] node=n1
+    1 invoke put 2 key=x context=[1] node=n2
+    1 ok     put 2 key=x returned=[2] node=n2
+    0 invoke get key=x node=n1
+    0 ok     get [2] key=x node=n1
+    reader invoke get key=x node=n3 final=true
+    reader ok     get [1] key=x node=n3
+""")
+
+
+def test_a_witness_reads_as_a_scene() -> None:
+    [found] = LostWrites().check(ROLLED_BACK).anomalies
+    assert (
+        found.sentence
+        == "put 2 of key x (event 2) was acknowledged and is lost: 1, which it had superseded, is there again"
+    )
+    assert lines(found, ROLLED_BACK) == [
+        "     0  0@n1       put x 1 blind -> ok [1]     is visible again, though 2 had superseded it",
+        "     2  1@n2       put x 2 over [1] -> ok [2]  acknowledged, so it has to stay until something covers it",
+        "     4  0@n1       get x -> ok [2]             returned 2: it had taken effect",
+        "     6  reader@n3  get x (final) -> ok [1]     the last look: neither 2 nor anything that covers it",
+        "        2 -observed-> 6",
+        "        2 -read-from-> 4",
+        "        2 -superseded-> 0",
+    ]
+
+
+def test_the_graph_has_the_operations_and_names_its_edges() -> None:
+    [found] = LostWrites().check(ROLLED_BACK).anomalies
+    drawn = graph(found, ROLLED_BACK)
+    assert set(drawn.nodes) == {0, 2, 4, 6}
+    assert drawn.nodes[2]["label"] == "put x 2 over [1] -> ok [2]"
+    assert drawn.nodes[6]["process"] == "reader"
+    assert {(a, b, name) for a, b, name in drawn.edges(keys=True)} == {
+        (2, 6, "observed"),
+        (2, 4, "read-from"),
+        (2, 0, "superseded"),
+    }
+
+
+def test_a_picture_gives_each_process_a_lane_and_lets_time_run_to_the_right() -> None:
+    [found] = LostWrites().check(ROLLED_BACK).anomalies
+    picture = layout(found, ROLLED_BACK)
+    assert [lane["process"] for lane in picture["lanes"]] == ["0", "1", "reader"]
+    across = [node["x"] for node in picture["nodes"]]
+    assert across == sorted(across)
+    assert all(0 < node["x"] < 1 and 0 < node["y"] < 1 for node in picture["nodes"])
+    assert picture["nodes"][0]["y"] == picture["nodes"][2]["y"]
+    assert {"source": 2, "destination": 0, "name": "superseded"} in picture["edges"]
+
+
+def test_beyond_eight_operations_the_least_needed_are_left_out_with_their_edges() -> None:
+    history = parse("\n".join(f"{i} invoke get key=x" for i in range(12)))
+    ops = history.operations
+    found = anomaly(
+        "many", "x", "too many", [(op, "needed") for op in reversed(ops)], [(ops[0], "session", ops[11])]
+    )
+    assert found.witness == tuple(range(12 - OPERATIONS_MAX, 12))
+    assert found.edges == ()
+
+
+def test_an_operation_needed_for_two_reasons_stands_once_with_both() -> None:
+    [a, b] = parse("0 invoke get key=x\n1 invoke get key=x").operations
+    found = anomaly("twice", "x", "twice", [(a, "one"), (b, "two"), (a, "three")], [(a, "session", b)] * 2)
+    assert found.why == ("one; three", "two")
+    assert found.edges == (Edge(0, 1, "session"),)
