@@ -51,6 +51,18 @@ def one_way(nodes: tuple[str, ...]) -> set[Link]:
     return {(a, b) for a in nodes[:middle] for b in nodes[middle:]}
 
 
+def half_healed(cut: Partition, draw: Draw, number: int) -> Partition:
+    """The cut on its way to being healed: each pair of nodes can speak in one direction again, which one is drawn.
+
+    Whoever hears a peer believes it to be up, and what it then sends is lost: the hour of truth for hinted handoff.
+    """
+    rank = {node: draw("half-healed", number, node) for link in cut.blocked for node in link}
+    blocked = tuple(
+        (a, b) for a, b in cut.blocked if (b, a) not in cut.blocked or (rank[a], a) < (rank[b], b)
+    )
+    return Partition("half-healed", blocked)
+
+
 _SHAPES = {
     "halves": halves,
     "isolate": isolate,

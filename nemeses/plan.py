@@ -108,12 +108,16 @@ def plan(
             struck[name] += 1
             harm = PACKAGES[name].draw(nodes, draw, number)
             hold_ns = between(interval_ns // 5, interval_ns, draw, "hold", number)
-            events.append(Timed(start, 2 * number, harm))
-            busy_until[lock] = start + hold_ns + interval_ns // 20
-            if start + hold_ns < time_ns:
-                events.append(Timed(start + hold_ns, 2 * number + 1, undo(harm)))
+            events.append(Timed(start, 3 * number, harm))
+            end = start + hold_ns
+            if isinstance(harm, Partition) and draw("half-heal", number) % 2:
+                half = partition.half_healed(harm, draw, number)
+                events.append(Timed(end, 3 * number + 1, half))
+                end += between(interval_ns, 2 * interval_ns, draw, "half-hold", number)
+            events.append(Timed(end, 3 * number + 2, undo(harm)))
+            busy_until[lock] = end + interval_ns // 20
         at_ns += between(interval_ns * 3 // 4, interval_ns * 5 // 4, draw, "burst-gap", burst)
-    return sorted(events, key=lambda e: (e.at_ns, e.number))
+    return sorted((e for e in events if e.at_ns < time_ns), key=lambda e: (e.at_ns, e.number))
 
 
 def healers(families: tuple[str, ...], nodes: tuple[str, ...]) -> list[Fault]:
