@@ -585,6 +585,43 @@ class RealNetwork:
             connection.close()
 
 
+class Running:
+    """A coroutine on its way: what asyncio's Task does, but for cancellation, context and the registry of all tasks.
+
+    Those cost about as much as a small request, and node code, which never holds a task, cannot use them.
+    """
+
+    __slots__ = ("_coroutine", "_ended", "_loop", "_name")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        coroutine: Coroutine[Any, Any, None],
+        ended: Callable[[str, BaseException | None], None],
+        name: str,
+    ) -> None:
+        self._loop = loop
+        self._coroutine = coroutine
+        self._ended = ended
+        self._name = name
+
+    def step(self, _: object = None) -> None:
+        """Runs until the coroutine waits for a future again, or ends."""
+        try:
+            future = self._coroutine.send(None)
+        except StopIteration:
+            self._ended(self._name, None)
+        except Exception as problem:
+            self._ended(self._name, problem)
+        else:
+            if future is None:  # asyncio.sleep(0)
+                self._loop.call_soon(self.step)
+            else:
+                # The protocol between asyncio's futures and whoever drives a coroutine.
+                future._asyncio_future_blocking = False
+                future.add_done_callback(self.step)
+
+
 class RealRuntime:
     """One life of one node on this machine: everything ends with the process."""
 
@@ -595,7 +632,6 @@ class RealRuntime:
         self.net = RealNetwork(config, loop, self.log)
         self.future = loop.create_future
         self._loop = loop
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def draw(self, what: str, *identity: object) -> int:
         return int.from_bytes(os.urandom(8), "big")
@@ -607,14 +643,11 @@ class RealRuntime:
         return asyncio.sleep(delay_ns / 1e9)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], *, name: str) -> None:
-        task = self._loop.create_task(coroutine, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        self._loop.call_soon(Running(self._loop, coroutine, self._ended, name).step)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (problem := task.exception()) is not None:
-            self.log(f"bug in {task.get_name()}: {_traced(problem)}")
+    def _ended(self, name: str, problem: BaseException | None) -> None:
+        if problem is not None:
+            self.log(f"bug in {name}: {traced(problem)}")
 
     def log(self, text: str) -> None:
         now = time.time()
@@ -622,23 +655,20 @@ class RealRuntime:
         sys.stderr.write(f"{stamp}.{int(now % 1 * 1000):03d}Z {self.node} {text}\n")
         sys.stderr.flush()
 
-    def close(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
 
-
-def _traced(problem: BaseException) -> str:
+def traced(problem: BaseException) -> str:
     return "".join(traceback.format_exception(problem)).rstrip()
 
 
 class Turn:
     """One request's place in the order of its connection's responses."""
 
-    __slots__ = ("response", "task")
+    __slots__ = ("answered", "response")
 
     def __init__(self) -> None:
         self.response: bytes | None = None
-        self.task: asyncio.Task[None]
+        self.answered: asyncio.Future[None] | None = None
+        """Made by the next request on the same path, if it has to wait."""
 
 
 class HttpConnection(asyncio.Protocol):
@@ -654,6 +684,7 @@ class HttpConnection(asyncio.Protocol):
         self._writable = True
         self._last_request = False
         self._lingering = False
+        self._flush_due = False
         now = server.now
         self._heard_at = self._wrote_at = now
         self._partial_since: float | None = None
@@ -691,23 +722,37 @@ class HttpConnection(asyncio.Protocol):
         before = self._latest.get(request.path) if self._turns else None
         self._turns.append(turn)
         self._latest[request.path] = turn
-        turn.task = self._server.loop.create_task(self._answer(request, turn, before))
+        server = self._server
+        Running(server.loop, self._answer(request, turn, before), server.answered, request.path).step()
 
     async def _answer(self, request: Request, turn: Turn, before: Turn | None) -> None:
         if before is not None and before.response is None:
-            await asyncio.wait((before.task,))
+            before.answered = self._server.loop.create_future()
+            await before.answered
         try:
             turn.response = await self._server.answer(request)
-        except Exception as problem:
-            self._server.log(f"bug in {request.method} {request.path}: {_traced(problem)}")
+        except Exception:
             turn.response = BUG
+            raise
+        finally:
+            self._close_turn(request, turn)
+
+    def _close_turn(self, request: Request, turn: Turn) -> None:
+        if turn.answered is not None:
+            turn.answered.set_result(None)
         if self._latest.get(request.path) is turn:
             del self._latest[request.path]
-        if self._turns[0] is turn:
-            self._flush()
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        # One write for all responses of this turn of the loop: a system call costs as much as half a request.
+        if not self._flush_due and self._turns[0].response is not None:
+            self._flush_due = True
+            self._server.loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         """Writes every response whose turn has come."""
+        self._flush_due = False
         turns = self._turns
         ready: list[bytes] = []
         while turns and (response := turns[0].response) is not None:
@@ -729,8 +774,7 @@ class HttpConnection(asyncio.Protocol):
         turn = Turn()
         turn.response = encode_error(status, text)
         self._turns.append(turn)
-        if self._turns[0] is turn:
-            self._flush()
+        self._flush_soon()
 
     def _linger(self) -> None:
         # Closing with unread bytes in the socket would reset the connection, and the reply could be lost on its way.
@@ -813,6 +857,10 @@ class HttpServer:
         self.now = loop.time()
         """The loop's time at the last sweep: exact enough for time limits of seconds, and free to read."""
 
+    def answered(self, path: str, problem: BaseException | None) -> None:
+        if problem is not None:
+            self.log(f"bug in answering {path}: {traced(problem)}")
+
     def sweep(self, now: float) -> None:
         self.now = now
         for connection in list(self.connections):
@@ -876,7 +924,6 @@ async def _serve(config: Config) -> None:
     http_listener.close()
     await http.drain()
     peer_listener.close()
-    runtime.close()
     runtime.net.close()
     runtime.disk.close()
     runtime.log("stopped")
@@ -884,7 +931,7 @@ async def _serve(config: Config) -> None:
 
 def _complaint(context: dict[str, Any]) -> str:
     problem = context.get("exception")
-    return f"{context['message']}: {_traced(problem)}" if problem else str(context["message"])
+    return f"{context['message']}: {traced(problem)}" if problem else str(context["message"])
 
 
 def run(config: Config) -> None:
