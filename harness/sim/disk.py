@@ -243,7 +243,7 @@ class SimDisk:
     def fsync(self, name: str) -> Future:
         file = self._file(name)
         loop = self._loop
-        done = Future(loop.ready)
+        done = Future(loop.ready, self._gate.failed)
         left = self._latencies.left
         if not left:
             self._latencies.refill()
@@ -266,7 +266,7 @@ class SimDisk:
     def fsync_dir(self) -> Future:
         platter = self._platter
         loop = self._loop
-        done = Future(loop.ready)
+        done = Future(loop.ready, self._gate.failed)
         upto = platter.pending_applied + len(platter.pending)
         loop.post_ns(loop.now_ns + self._latencies(), self._names_synced, upto, done, gate=self._gate)
         return done

@@ -13,18 +13,23 @@ from typing import Any
 
 import msgspec
 
+Entry = tuple[Callable[..., object], tuple[Any, ...]]
+"""(callback, arguments) as in the loop's queue of what is due now."""
+
 
 class Future(msgspec.Struct, eq=False):
     """A result to come (store.runtime.Future); awaitable once or many times."""
 
     ready: deque[tuple[Any, Any]]
     """The loop's queue of what is due now."""
+    failed: Callable[[BaseException], None]
+    """Told of an exception that left a callback."""
     state: bool = False
     value: Any = None
     error: BaseException | None = None
-    waiter: Callable[[], None] | None = None
+    waiter: Entry | None = None
     """Most futures have one waiter; the others stand in `more`."""
-    more: list[Callable[[], None]] | None = None
+    more: list[Entry] | None = None
 
     def done(self) -> bool:
         return self.state
@@ -36,6 +41,11 @@ class Future(msgspec.Struct, eq=False):
             raise self.error
         return self.value
 
+    def exception(self) -> BaseException | None:
+        if not self.state:
+            raise InvalidStateError("the result is not set")
+        return self.error
+
     def set_result(self, result: Any = None, /) -> None:
         """Without an argument, as timers call it: None."""
         if self.state:
@@ -43,16 +53,24 @@ class Future(msgspec.Struct, eq=False):
         self.state = True
         self.value = result
         if self.waiter is not None:
-            self.ready.append((self.waiter, ()))
+            self.ready.append(self.waiter)
+            self.waiter = None  # it may hold this future: such circles would pile up, for nobody collects them in a run
             if self.more is not None:
-                self.ready.extend([(waiter, ()) for waiter in self.more])
+                self.ready.extend(self.more)
+                self.more = None
 
     def set_exception(self, exception: BaseException, /) -> None:
         self.set_result()
         self.error = exception
 
-    def wake(self, waiter: Callable[[], None]) -> None:
-        """Calls `waiter`, through the queue, once the result is set. Only for a future that is not done."""
+    def add_done_callback(self, fn: Callable[[Any], object], /) -> None:
+        if self.state:
+            self.ready.append((fn, (self,)))
+        else:
+            self.wake((fn, (self,)))
+
+    def wake(self, waiter: Entry) -> None:
+        """Puts `waiter` into the loop's queue once the result is set. Only for a future that is not done."""
         if self.waiter is None:
             self.waiter = waiter
         elif self.more is None:
@@ -112,9 +130,9 @@ class _Task(msgspec.Struct, eq=False):
             if type(awaited) is not Future:
                 self._stray(awaited)
             elif awaited.waiter is None:
-                awaited.waiter = self.step
+                awaited.waiter = (self.step, ())
             else:
-                awaited.wake(self.step)
+                awaited.wake((self.step, ()))
 
     def _stray(self, awaited: object) -> None:
         del self.tasks.living[self]
