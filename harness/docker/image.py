@@ -22,7 +22,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import docker.errors
 
@@ -35,6 +35,9 @@ PULLED_BASE = "python:3-slim"
 SITE = "/opt/sunder/site"
 CODE = "/opt/sunder/code"
 """Where the directory that holds the `store` package appears in a container."""
+
+CONTENT_LABEL = "sunder.content"
+"""On the image: what this version of sunder puts on a base, so that an image of another version is noticed."""
 
 REQUIRED = ("httptools", "msgspec", "uvloop")
 """What the store imports beyond the standard library; the versions allowed are the distribution's own."""
@@ -66,10 +69,8 @@ def build(base: str | None = None, bootstrap: bool = False, progress: Progress =
     with contextlib.closing(engine()) as client:
         chosen = _base(client, base, bootstrap, progress)
         base_id = client.images.get(chosen).id
-        recipe = _dockerfile(chosen)
-        script = Path(supervisor.__file__).read_bytes()
-        wanted = json.dumps([base_id, recipe, requirements()]).encode() + script
-        tag = f"{IMAGE}:{hashlib.sha256(wanted).hexdigest()[:12]}"
+        recipe = _dockerfile(chosen, _hash(_dockerfile("any base", "")))
+        tag = f"{IMAGE}:{_hash(base_id, recipe)}"
         if not _exists(client, tag):
             progress(f"asking {chosen} for its Python")
             facts = _facts(client, chosen)
@@ -78,18 +79,22 @@ def build(base: str | None = None, bootstrap: bool = False, progress: Progress =
                 progress(f"fetching {', '.join(REQUIRED)} for Python {facts.python}")
                 fetch(site, facts.python)
                 progress(f"building {tag}")
-                _build(client, tag, recipe, site, script)
+                _build(client, tag, recipe, site)
         client.images.get(tag).tag(IMAGE, "latest")
         progress(f"{tag} is ready")
         return tag
 
 
 def current(client: Engine) -> str:
-    """The tag of the node image built last. Raises NoImage."""
+    """The tag of the node image built last. Raises NoImage when there is none, or it was built for another version."""
     try:
-        image = client.images.get(f"{IMAGE}:latest")
+        image: Any = client.images.get(f"{IMAGE}:latest")
     except docker.errors.ImageNotFound as missing:
         raise NoImage("There is no node image yet: build one with `sunder image`.") from missing
+    if (image.labels or {}).get(CONTENT_LABEL) != _hash(_dockerfile("any base", "")):
+        raise NoImage(
+            "The node image was built for another version of sunder: build it anew with `sunder image`."
+        )
     tags = [tag for tag in image.tags if tag.startswith(f"{IMAGE}:") and not tag.endswith(":latest")]
     return tags[0] if tags else f"{IMAGE}:latest"
 
@@ -321,7 +326,13 @@ def _facts(client: Engine, base: str) -> _Facts:
     return _Facts(python, iptables == "iptables")
 
 
-def _dockerfile(base: str) -> str:
+def _hash(*parts: str) -> str:
+    """Names what an image is made of: the parts given, the dependencies, and the supervisor."""
+    script = Path(supervisor.__file__).read_text()
+    return hashlib.sha256(json.dumps([*parts, requirements(), script]).encode()).hexdigest()[:12]
+
+
+def _dockerfile(base: str, content: str) -> str:
     return "\n".join(
         [
             f"FROM {base}",
@@ -330,21 +341,21 @@ def _dockerfile(base: str) -> str:
             f"RUN python3 -m compileall -q {SITE}",
             f"ENV PYTHONPATH={SITE}:{CODE} PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1 "
             "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            f"LABEL {IMAGE}=1",
+            f"LABEL {CONTENT_LABEL}={content}",
             'ENTRYPOINT ["python3", "-I", "-S", "/opt/sunder/supervisor.py"]',
             "",
         ]
     )
 
 
-def _build(client: Engine, tag: str, recipe: str, site: Path, script: bytes) -> None:
+def _build(client: Engine, tag: str, recipe: str, site: Path) -> None:
     content = io.BytesIO()
     with (
         gzip.GzipFile(fileobj=content, mode="wb", mtime=0) as zipped,
         tarfile.open(fileobj=zipped, mode="w") as tar,
     ):
         tar.add(site, arcname=SITE.lstrip("/"), filter=_anonymous)
-        _put(tar, "opt/sunder/supervisor.py", script)
+        _put(tar, "opt/sunder/supervisor.py", Path(supervisor.__file__).read_bytes())
         for empty in (CODE, "/var/lib/sunder", "/run/sunder"):
             entry = tarfile.TarInfo(empty.lstrip("/"))
             entry.type, entry.mode = tarfile.DIRTYPE, 0o755
