@@ -19,6 +19,8 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from harness.sim.future import Future
+
 T = TypeVar("T")
 
 _LOG = logging.getLogger("asyncio")
@@ -155,6 +157,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         heap, ready, pop = self.heap, self.ready, heappop
         popleft = ready.popleft
         gate: Gate | None = None
+        args: Any = ()
         fired = 0
         horizon_ns = self.horizon_ns
         while True:
@@ -201,12 +204,16 @@ class SimLoop(asyncio.AbstractEventLoop):
                 self.events += fired
                 raise
             except BaseException as problem:
-                # From behind a gate it is the node's mistake, and the node's log tells of it. Otherwise it is ours.
-                if gate is None:
+                # From behind a gate it is the node's mistake, and the node's log tells of it; so it is from a callback of a
+                # node's future, which is called with that future. Otherwise it is ours.
+                if gate is not None:
+                    gate.failed(problem)
+                    gate = None
+                elif args and type(args[0]) is Future:
+                    args[0].failed(problem)
+                else:
                     self.events += fired
                     raise
-                gate.failed(problem)
-                gate = None
 
     # What asyncio uses.
 

@@ -105,7 +105,7 @@ class SimRuntime:
         return self._draws(what, *identity)
 
     def future(self) -> Future:
-        return Future(self._ready)
+        return Future(self._ready, self.gate.failed)
 
     def call_later(self, delay_ns: int, callback: Callable[..., None], *args: Any) -> Handle:
         if delay_ns < TIMER_NS_MIN:  # noqa: PLR1730 # max() costs a call in the hot path
@@ -123,7 +123,7 @@ class SimRuntime:
     def sleep(self, delay_ns: int) -> Future:
         if delay_ns < TIMER_NS_MIN:  # noqa: PLR1730 # max() costs a call in the hot path
             delay_ns = TIMER_NS_MIN
-        done = Future(self._ready)
+        done = Future(self._ready, self.gate.failed)
         loop = self._loop
         loop.push((loop.now_ns + delay_ns, self._sequence(), done.set_result, (), self.gate))
         return done
