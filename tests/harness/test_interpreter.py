@@ -299,6 +299,20 @@ def test_what_an_abandoned_client_says_later_does_not_count() -> None:
     assert [(o.f, o.type) for o in scene.history().operations] == [("put", "info")]
 
 
+def test_an_answer_that_comes_after_the_operation_was_abandoned_does_not_count() -> None:
+    async def late(scene: Scene, op: Op, recorder: Recorder) -> Op:
+        try:
+            await scene.world.sleep(100 * SECOND)
+        except asyncio.CancelledError:
+            scene.log.append("answers all the same")
+        return op.completed("ok")
+
+    scene = Scene(late, concurrency=1)
+    history = scene.run(limit(2, count()), grace_ns=SECOND)
+    assert scene.log.count("answers all the same") == 2
+    assert [(o.process, o.type) for o in history.operations] == [(0, "info"), (1, "info")]
+
+
 def test_cancelling_the_run_closes_every_client() -> None:
     scene = Scene(hang)
 
@@ -436,10 +450,14 @@ def test_a_client_that_cannot_close_is_told() -> None:
     assert [e.splitlines()[-1] for e in errors] == ["OSError: busy in close of the client of process 0"]
 
 
-def test_a_full_disk_ends_the_run() -> None:
+@pytest.mark.parametrize("index", [2, 5])
+def test_a_full_disk_ends_the_run(index: int) -> None:
+    """Whether it is a completion (2) or an invocation (5) that finds no room."""
+
     class Full:
         def append(self, op: Op) -> None:
-            if op.index == 5:
+            assert (op.type == "ok") is (op.index % 4 >= 2)
+            if op.index == index:
                 raise OSError(28, "No space left on device")
 
         def close(self) -> None: ...
