@@ -7,7 +7,6 @@ Too few replicas: 503 with `got` and `needed`; on a write that means *unknown*, 
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
@@ -160,6 +159,7 @@ def encode_response(
 
 
 def encode_json(status: int, value: Any, headers: str = "") -> bytes:
+    """A reply in JSON; bytes become base64 text."""
     return encode_response(status, msgspec.json.encode(value), "application/json", headers)
 
 
@@ -224,8 +224,8 @@ class Api:
         parts = request.path.split("/")
         if len(parts) != 4 or not parts[2] or not parts[3]:
             raise Problem(400, "a key's address is /kv/{bucket}/{key}; percent-encode slashes in keys")
-        key = f"{parts[2]}/".encode() + unquote_to_bytes(parts[3])
-        if len(key) > KEY_BYTES_MAX or b"/" in unquote_to_bytes(parts[2]):
+        key = f"{parts[2]}/".encode() + (unquote_to_bytes(parts[3]) if "%" in parts[3] else parts[3].encode())
+        if len(key) > KEY_BYTES_MAX or ("%" in parts[2] and b"/" in unquote_to_bytes(parts[2])):
             raise Problem(400, f"bucket and key together may have at most {KEY_BYTES_MAX} bytes")
         metrics = self._node.metrics
         clock = self._node.runtime.clock
@@ -272,7 +272,8 @@ class Api:
     async def _write(self, key: bytes, request: Request, forwarded: bool, *, deleted: bool) -> bytes:
         node = self._node
         want = self._want(request, "w", "pw", node.config.w)
-        lww = node.coordinator.is_lww(key)
+        place = node.coordinator.place(key)
+        lww = place.lww
         token_text = request.headers.get("x-causal-context")
         if deleted and token_text is None and not lww:
             raise Problem(
@@ -286,11 +287,11 @@ class Api:
             ) from None
         if len(request.body) > node.config.value_bytes_max:
             raise Problem(413, f"a value may have at most {node.config.value_bytes_max} bytes")
-        if not forwarded:
+        if not forwarded and not place.is_home:
             elsewhere = await node.forward(key, request, want)
             if elsewhere is not None:
                 return elsewhere
-        if not deleted and node.coordinator.is_home(key):
+        if not deleted and place.is_home:
             siblings = len(node.replica.record(key).versions)
             if siblings >= node.config.siblings_max:
                 raise Problem(
@@ -326,7 +327,7 @@ class Api:
             return encode_response(200, live[0].body, headers=headers)
         if "multipart/mixed" in request.headers.get("accept", ""):
             return _multipart(record, headers)
-        return encode_json(300, [None if v.deleted else b64encode(v.body).decode() for v in live], headers)
+        return encode_json(300, [None if v.deleted else v.body for v in live], headers)
 
     def _key(self, rest: list[str]) -> bytes:
         if len(rest) != 2 or not all(rest):
@@ -359,14 +360,7 @@ class Api:
             return encode_json(200, held)
         key = self._key(rest)
         coordinator = node.coordinator
-        encoded = own_record(
-            node.replica,
-            node.hints,
-            key,
-            coordinator.homes(key),
-            node.config.node,
-            lww=coordinator.is_lww(key),
-        )
+        encoded = own_record(node.replica, node.hints, key, coordinator.place(key))
         if not encoded:
             return encode_error(404, "this node holds nothing for the key")
         return encode_json(200, _plain(encoded))
@@ -385,7 +379,7 @@ class Api:
 def _plain(encoded: bytes) -> dict[str, Any]:
     record = versions.decode(encoded)
     return {
-        "values": [b64encode(v.body).decode() for v in record.versions if not v.deleted],
+        "values": [v.body for v in record.versions if not v.deleted],
         "tombstones": sum(v.deleted for v in record.versions),
         "clock": [[f"{actor:016x}", counter] for actor, counter, _ in record.clock],
         "truncated": record.truncated,

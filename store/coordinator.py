@@ -6,6 +6,7 @@ DeCandia et al. 2007, sections 4.5 and 4.6. Answers are counted by distinct resp
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -19,8 +20,8 @@ from store.messages import ReadDone, WriteDone
 from store.metrics import Metrics
 from store.quorum import Calls, Gather
 from store.replica import Replica
-from store.ring import Ring
-from store.runtime import DiskError, Future, Runtime
+from store.ring import PLACEMENTS_CACHED_MAX, Ring
+from store.runtime import Future, Runtime
 from store.versions import EMPTY, Entry, Record
 
 
@@ -30,6 +31,18 @@ class Unsatisfied(Exception):
     def __init__(self, op: str, reason: str, got: int, needed: int) -> None:
         super().__init__(f"{op}: {reason}: got {got} of {needed}")
         self.reason, self.got, self.needed = reason, got, needed
+
+
+class Place(msgspec.Struct, frozen=True):
+    """What never changes about a key: worked out once, asked for at every step of every request."""
+
+    order: tuple[str, ...]
+    """Every node in the order of preference."""
+    homes: tuple[str, ...]
+    fallbacks: tuple[str, ...]
+    is_home: bool
+    """Whether this node is one."""
+    lww: bool
 
 
 class Want(msgspec.Struct, frozen=True):
@@ -65,14 +78,21 @@ class Coordinator:
         self.replica_timeout_ns = config.replica_timeout_ms * 1_000_000
         self.sloppy = config.sloppy and config.hinted_handoff
         self._lww_writes = 0
+        self._places: dict[bytes, Place] = {}
 
-    def homes(self, key: bytes) -> tuple[str, ...]:
-        return self.ring.preference(key)[: self.config.n]
+    def place(self, key: bytes) -> Place:
+        """Who is home to the key, who stands in, and how its writes are reconciled."""
+        place = self._places.get(key)
+        if place is None:
+            if len(self._places) >= PLACEMENTS_CACHED_MAX:
+                self._places.clear()
+            order, n = self.ring.preference(key), self.config.n
+            homes = order[:n]
+            place = Place(order, homes, order[n:], self.config.node in homes, self._is_lww(key))
+            self._places[key] = place
+        return place
 
-    def is_home(self, key: bytes) -> bool:
-        return self.config.node in self.homes(key)
-
-    def is_lww(self, key: bytes) -> bool:
+    def _is_lww(self, key: bytes) -> bool:
         bucket = key.partition(b"/")[0].decode()
         return self.config.modes.get(bucket, self.config.mode) == "lww"
 
@@ -91,8 +111,9 @@ class Coordinator:
         return record
 
     def _next_record(self, key: bytes, body: bytes, context: tuple[Entry, ...], deleted: bool) -> Record:
-        lww = self.is_lww(key)
-        held = self.replica.record(key) if self.is_home(key) else self.hints.record(key, lww=lww) or EMPTY
+        place = self.place(key)
+        lww = place.lww
+        held = self.replica.record(key) if place.is_home else self.hints.record(key, lww=lww) or EMPTY
         wall_ns = self.runtime.clock.wall_ns()
         if lww:
             self._lww_writes += 1
@@ -108,7 +129,7 @@ class Coordinator:
         """The joined knowledge of R responders; with blocking read repair R of them hold it before it is returned."""
         read = _Read(self, key, want)
         answers: dict[str, bytes] = await read.future
-        homes = self.homes(key)
+        homes = self.place(key).homes
         if len(answers) < want.responders:
             raise self._unsatisfied("get", "responders", len(answers), want.responders)
         primaries = sum(1 for node in answers if node in homes)
@@ -132,11 +153,11 @@ class Coordinator:
         distinct = list(dict.fromkeys(a for a in answers if a))
         if len(distinct) <= 1:
             return distinct[0] if distinct else b""
-        merge = versions.sync_lww if self.is_lww(key) else versions.sync
-        record = versions.decode(distinct[0])
+        lww = self.place(key).lww
+        joined = distinct[0]
         for other in distinct[1:]:
-            record = merge(record, versions.decode(other))
-        return versions.encode(record)
+            joined = versions.merged(joined, other, lww=lww)
+        return joined
 
     async def _repair(self, key: bytes, encoded: bytes, behind: list[str], want: Want) -> int:
         """Sends the merged siblings to the home replicas that are strictly behind; returns how many have them durably."""
@@ -173,15 +194,16 @@ class _Write:
         self._encoded = encoded
         self._want = want
         node = coordinator.config.node
-        order = coordinator.ring.preference(key)
-        n = coordinator.config.n
-        self._homes = order[:n]
-        self._fallbacks: Iterator[str] = iter(order[n:])
+        place = coordinator.place(key)
+        self._homes = place.homes
+        self._fallbacks: Iterator[str] = iter(place.fallbacks)
         self._covered: set[str] = set()
         """Home replicas that have the write, or for which a durable hint exists."""
         self._standing_in: dict[str, str] = {}
         self._own_hints: set[str] = set()
         self._acks: set[str] = set()
+        self._primaries = 0
+        """Home replicas among `_acks`."""
         self._deadline_ns = coordinator.runtime.clock.mono_ns() + want.timeout_ns
         self.future = coordinator.runtime.future()
         """(responders, home replicas among them), when both suffice or the time is over."""
@@ -189,7 +211,7 @@ class _Write:
         self._timer = coordinator.runtime.call_later(
             min(coordinator.replica_timeout_ns, want.timeout_ns), self._late
         )
-        if node in self._homes:
+        if place.is_home:
             self._kept(coordinator.replica.store(key, encoded), node)
         down: list[str] = []
         direct: list[str] = []
@@ -205,25 +227,24 @@ class _Write:
 
     def _kept(self, durable: Future, home: str) -> None:
         """This node's own copy, for itself or as a hint for `home`, counts once it is durable."""
-        self._c.runtime.spawn(self._kept_when(durable, home), name="own-copy")
+        durable.add_done_callback(partial(self._kept_durably, home))
 
-    async def _kept_when(self, durable: Future, home: str) -> None:
-        try:
-            await durable
-        except DiskError:
-            return  # the log has said so; this copy does not count
-        self._ack(self._c.config.node, home)
+    def _kept_durably(self, home: str, durable: Future) -> None:
+        if durable.exception() is None:  # else the log has said so; this copy does not count
+            self._ack(self._c.config.node, home)
 
     def _answered(self, src: str, message: WriteDone) -> None:
         self._ack(src, self._standing_in.get(src, src))
 
     def _ack(self, responder: str, home: str) -> None:
-        self._acks.add(responder)
+        acks = self._acks
+        if responder not in acks:
+            acks.add(responder)
+            self._primaries += responder in self._homes
         self._covered.add(home)
-        if not self.future.done():
-            primaries = sum(1 for node in self._acks if node in self._homes)
-            if len(self._acks) >= self._want.responders and primaries >= self._want.primaries:
-                self.future.set_result((len(self._acks), primaries))
+        want = self._want
+        if len(acks) >= want.responders and self._primaries >= want.primaries and not self.future.done():
+            self.future.set_result((len(acks), self._primaries))
         if len(self._covered) == len(self._homes) and self.future.done():
             self._close()
 
@@ -248,12 +269,11 @@ class _Write:
         # Nobody else is left. The coordinator's own hint makes no further copy and so does not count towards W.
         if home not in self._own_hints:
             self._own_hints.add(home)
-            c.runtime.spawn(self._own_hint(home), name="own-hint")
+            durable = c.hints.store(home, self._key, self._encoded)
+            durable.add_done_callback(partial(self._own_hint_durably, home))
 
-    async def _own_hint(self, home: str) -> None:
-        try:
-            await self._c.hints.store(home, self._key, self._encoded)
-        except DiskError:
+    def _own_hint_durably(self, home: str, durable: Future) -> None:
+        if durable.exception() is not None:
             return
         self._covered.add(home)
         if len(self._covered) == len(self._homes) and self.future.done():
@@ -273,8 +293,7 @@ class _Write:
                 self._stand_in(home)
         over = now >= self._deadline_ns
         if over and not self.future.done():
-            primaries = sum(1 for node in self._acks if node in self._homes)
-            self.future.set_result((len(self._acks), primaries))
+            self.future.set_result((len(self._acks), self._primaries))
         if over or (self.future.done() and not c.sloppy):
             self._close()
         else:
@@ -290,15 +309,16 @@ class _Read:
         self._key = key
         self._want = want
         c = coordinator
-        order = c.ring.preference(key)
-        n = c.config.n
-        self._homes = order[:n]
+        place = c.place(key)
+        order = place.order
+        n = len(place.homes)
+        self._place = place
         self._answers: dict[str, bytes] = {}
         self._deadline_ns = c.runtime.clock.mono_ns() + want.timeout_ns
         self.future = c.runtime.future()
         """Answers by responder, when they suffice or the time is over."""
         self._id = c.calls.open(self._answered)
-        asked = [home for home in self._homes if not c.sloppy or c.gossip.up(home)]
+        asked = [home for home in place.homes if not c.sloppy or c.gossip.up(home)]
         rest = [node for node in order if node not in asked]
         if c.sloppy:
             while len(asked) < n and rest:
@@ -320,20 +340,17 @@ class _Read:
                 c.runtime.net.send(node, frame)
 
     def _read_self(self) -> None:
-        durable = own_unsynced(self._c.replica, self._c.hints, self._key, self._homes, self._c.config.node)
-        if durable is None:
-            self._take(self._c.config.node, self._own())
-        else:
-            self._c.runtime.spawn(self._read_self_when(durable), name="own-read")
-
-    async def _read_self_when(self, durable: Future) -> None:
-        record = self._own()
-        await durable
-        self._take(self._c.config.node, record)
-
-    def _own(self) -> bytes:
         c = self._c
-        return own_record(c.replica, c.hints, self._key, self._homes, c.config.node, lww=c.is_lww(self._key))
+        record = own_record(c.replica, c.hints, self._key, self._place)
+        durable = own_unsynced(c.replica, c.hints, self._key, self._place)
+        if durable is None:
+            self._take(c.config.node, record)
+        else:
+            durable.add_done_callback(partial(self._read_durably, record))
+
+    def _read_durably(self, record: bytes, durable: Future) -> None:
+        if durable.exception() is None:
+            self._take(self._c.config.node, record)
 
     def _answered(self, src: str, message: ReadDone) -> None:
         self._take(src, message.record)
@@ -343,11 +360,14 @@ class _Read:
             self._repair_late(src, record)
             return
         self._answers[src] = record
-        if len(self._answers) >= self._want.responders and self._primaries() >= self._want.primaries:
+        want = self._want
+        if len(self._answers) >= want.responders and (
+            not want.primaries or self._primaries() >= want.primaries
+        ):
             self._finish()
 
     def _primaries(self) -> int:
-        return sum(1 for node in self._answers if node in self._homes)
+        return sum(1 for node in self._answers if node in self._place.homes)
 
     def _finish(self) -> None:
         answers = dict(self._answers)
@@ -364,7 +384,7 @@ class _Read:
         c = self._c
         self._answers[src] = record
         encoded = c.joined(self._key, self._answers.values())
-        if src in self._homes and record != encoded:
+        if src in self._place.homes and record != encoded:
             c.metrics.read_repairs += 1
             c.runtime.net.send(src, messages.encode(messages.Write(0, self._key, encoded)))
         if len(self._answers) == len(self._asked):
@@ -390,18 +410,14 @@ class _Read:
         self._timer = c.runtime.call_later(wait, self._late)
 
 
-def own_unsynced(
-    replica: Replica, hints: Hints, key: bytes, homes: tuple[str, ...], node: str
-) -> Future | None:
+def own_unsynced(replica: Replica, hints: Hints, key: bytes, place: Place) -> Future | None:
     """What this node must wait for before it may show what it holds: a read never returns what a power loss takes back."""
-    return replica.unsynced(key) if node in homes else hints.unsynced(key)
+    return replica.unsynced(key) if place.is_home else hints.unsynced(key)
 
 
-def own_record(
-    replica: Replica, hints: Hints, key: bytes, homes: tuple[str, ...], node: str, *, lww: bool
-) -> bytes:
+def own_record(replica: Replica, hints: Hints, key: bytes, place: Place) -> bytes:
     """What this node alone knows of a key, encoded: its replica as a home, what its hints say otherwise."""
-    if node in homes:
+    if place.is_home:
         return replica.load(key)
-    record = hints.record(key, lww=lww)
+    record = hints.record(key, lww=place.lww)
     return versions.encode(record) if record is not None else b""

@@ -18,6 +18,7 @@ class Gossip:
         self._config = config
         self._runtime = runtime
         self._metrics = metrics
+        self._mono_ns = runtime.clock.mono_ns
         self._peers = tuple(sorted(p for p in config.peers if p != config.node))
         self._interval_ns = config.gossip_interval_ms * 1_000_000
         self._suspect_ns = config.suspect_after_ms * 1_000_000
@@ -63,10 +64,13 @@ class Gossip:
 
     def heard(self, src: str) -> bool:
         """Something arrived from `src`. Returns whether it had seemed down until now."""
-        back = not self.up(src)
-        self._alive_ns[src] = self._runtime.clock.mono_ns()
-        self._missed.discard(src)
-        return back
+        now = self._mono_ns()
+        silent_ns = now - self._alive_ns.get(src, 0)
+        self._alive_ns[src] = now
+        if src in self._missed:
+            self._missed.discard(src)
+            return True
+        return silent_ns >= self._suspect_ns and src != self._config.node
 
     def missed(self, node: str) -> None:
         """`node` owed an answer and did not give it in time."""
@@ -79,7 +83,7 @@ class Gossip:
             return True
         if node in self._missed:
             return False
-        return self._runtime.clock.mono_ns() - self._alive_ns.get(node, 0) < self._suspect_ns
+        return self._mono_ns() - self._alive_ns.get(node, 0) < self._suspect_ns
 
     def view(self) -> dict[str, dict[str, object]]:
         """For `/status`: each peer as this node sees it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -55,7 +56,7 @@ class Node:
         self._forwarded: dict[int, Future] = {}
 
     def _is_lww(self, key: bytes) -> bool:
-        return self.coordinator.is_lww(key)
+        return self.coordinator.place(key).lww
 
     async def start(self) -> None:
         """Recovers from the log, takes a new generation and epochs, and joins the others."""
@@ -105,40 +106,35 @@ class Node:
                 durable = self.replica.join(message.key, message.record)
         except DiskError:
             return  # silence: the coordinator turns to somebody else
-        if durable is None:
-            self.runtime.net.send(src, messages.encode(WriteDone(message.id)))
-        else:
-            self.runtime.spawn(self._answer_when(durable, src, WriteDone(message.id)), name="replica-write")
+        self._answer(durable, src, WriteDone(message.id))
 
     def _read(self, src: str, message: Read) -> None:
         self.metrics.replica_reads += 1
         key = message.key
-        homes = self.coordinator.homes(key)
-        record = own_record(
-            self.replica, self.hints, key, homes, self.config.node, lww=self.coordinator.is_lww(key)
-        )
-        durable = own_unsynced(self.replica, self.hints, key, homes, self.config.node)
-        answer = ReadDone(message.id, record)
-        if durable is None:
-            self.runtime.net.send(src, messages.encode(answer))
-        else:
-            self.runtime.spawn(self._answer_when(durable, src, answer), name="replica-read")
+        place = self.coordinator.place(key)
+        record = own_record(self.replica, self.hints, key, place)
+        durable = own_unsynced(self.replica, self.hints, key, place)
+        self._answer(durable, src, ReadDone(message.id, record))
 
-    async def _answer_when(self, durable: Future, src: str, answer: WriteDone | ReadDone) -> None:
-        try:
-            await durable
-        except DiskError:
-            return
-        self.runtime.net.send(src, messages.encode(answer))
+    def _answer(self, durable: Future | None, src: str, answer: WriteDone | ReadDone) -> None:
+        """Sends the answer once what it says is durable; after a disk error, never."""
+        frame = messages.encode(answer)
+        if durable is None:
+            self.runtime.net.send(src, frame)
+        else:
+            durable.add_done_callback(partial(self._send_durably, src, frame))
+
+    def _send_durably(self, src: str, frame: bytes, durable: Future) -> None:
+        if durable.exception() is None:
+            self.runtime.net.send(src, frame)
 
     async def forward(self, key: bytes, request: Request, want: Want) -> bytes | None:
-        """Hands a write to the first home replica that seems up; None when this node has to coordinate it itself.
+        """Hands a write of a key that this node is no home of to the first home replica that seems up; None when this
+        node has to coordinate it itself.
 
         Once only: after that silence means that nobody knows, and the client is told so.
         """
-        homes = self.coordinator.homes(key)
-        if self.config.node in homes:
-            return None
+        homes = self.coordinator.place(key).homes
         target = next((home for home in homes if self.gossip.up(home)), None)
         if target is None and not self.coordinator.sloppy:
             raise api.Problem(503, "no home replica of the key seems up, and the quorum is strict")

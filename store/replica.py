@@ -39,6 +39,10 @@ class Replica:
         self._is_lww = is_lww
         self._records: dict[bytes, bytes] = {}
         self._digests: dict[int, int] = {}
+        self._digest_of: dict[bytes, int] = {}
+        """By key, as it went into `_digests`."""
+        self._undigested: dict[bytes, None] = {}
+        """Keys that changed since: writes are frequent, and looks at the digests are rare."""
         self._unsynced: dict[bytes, tuple[int, Future]] = {}
 
     def __len__(self) -> int:
@@ -78,11 +82,9 @@ class Replica:
         if held == incoming:
             return self.unsynced(key)
         if held:
-            merge = versions.sync_lww if self._is_lww(key) else versions.sync
-            joined = versions.encode(merge(versions.decode(held), versions.decode(incoming)))
-            if joined == held:
+            incoming = versions.merged(held, incoming, lww=self._is_lww(key))
+            if incoming == held:
                 return self.unsynced(key)
-            incoming = joined
         return self.store(key, incoming)
 
     def store(self, key: bytes, record: bytes) -> Future:
@@ -93,21 +95,21 @@ class Replica:
         return future
 
     def _index(self, key: bytes, record: bytes) -> None:
-        token_range = self._range_of(key)
-        digest = self._digests.get(token_range, 0)
-        held = self._records.get(key)
-        if held is not None:
-            digest ^= _digest(key, held)
-        self._digests[token_range] = digest ^ _digest(key, record)
         self._records[key] = record
+        self._undigested[key] = None
 
     def digests(self) -> dict[int, str]:
         """Token range -> digest of everything held in it: equal iff the same keys have the same records."""
+        for key in self._undigested:
+            token_range = self._range_of(key)
+            digest = _digest(key, self._records[key])
+            change = digest ^ self._digest_of.get(key, 0)
+            self._digests[token_range] = self._digests.get(token_range, 0) ^ change
+            self._digest_of[key] = digest
+        self._undigested.clear()
         return {r: f"{d:016x}" for r, d in sorted(self._digests.items())}
 
 
 def _digest(key: bytes, record: bytes) -> int:
     # Key and record are hashed together, so that two swapped records cannot cancel out.
-    return int.from_bytes(
-        blake2b(record, key=blake2b(key, digest_size=16).digest(), digest_size=8).digest(), "big"
-    )
+    return int.from_bytes(blake2b(packed(b"", key, record), digest_size=8).digest(), "big")

@@ -133,7 +133,7 @@ _ALL: tuple[Mutant, ...] = (
             ),
             Patch(
                 "store/coordinator.py",
-                "def own_unsynced(\n",
+                "def own_unsynced(replica",
                 """\
 def _winner(encoded: bytes) -> bytes:
     record = versions.decode(encoded)
@@ -141,8 +141,7 @@ def _winner(encoded: bytes) -> bytes:
     return versions.encode(Record(record.clock, (newest,) if newest else (), record.truncated))
 
 
-def own_unsynced(
-""",
+def own_unsynced(replica""",
             ),
         ),
         combination="read-repair-only",
