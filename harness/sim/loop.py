@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import logging
 from asyncio import events
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from heapq import heappop, heappush
@@ -80,20 +80,12 @@ Entry = tuple[int, int, Any, Any, Gate | None]
 """(when, sequence number, callback, its arguments, gate); arguments None: the callback is a Handle that may be cancelled."""
 
 
-FAR_BITS = 25
-"""Timers that are not due soon wait in buckets of 2**25 ns (34 ms), unsorted: most of them are called off before their time."""
-
-
 class SimLoop(asyncio.AbstractEventLoop):
     """Runs callbacks in simulated time. The fields without underscore are for the simulator's hot paths."""
 
     def __init__(self) -> None:
         self.now_ns = 0
         self.heap: Final[list[Entry]] = []
-        """What is due next, sorted. Anything may be put here; what is due at `horizon_ns` or later had better go to `far`."""
-        self.far: Final[defaultdict[int, list[Entry]]] = defaultdict(list)
-        """(when_ns >> FAR_BITS) -> entries, all of them due at `horizon_ns` or later."""
-        self.horizon_ns = 0
         self.ready: Final[deque[tuple[Any, Any]]] = deque()
         """(callback, arguments) to run at this instant; arguments None: the callback is a Handle."""
         self.sequence: Final[Callable[[], int]] = itertools.count(1).__next__
@@ -112,38 +104,12 @@ class SimLoop(asyncio.AbstractEventLoop):
         """Calls `fn` at that time (at once if it is past), through `gate`; the handle can call it off."""
         when_ns = max(when_ns, self.now_ns)
         handle = Handle(when_ns, fn, args)
-        self.push((when_ns, self.sequence(), handle, None, gate))
+        heappush(self.heap, (when_ns, self.sequence(), handle, None, gate))
         return handle
 
     def post_ns(self, when_ns: int, fn: Callable[..., object], *args: Any, gate: Gate | None = None) -> None:
         """Like `call_at_ns`, for what is never called off."""
-        self.push((when_ns, self.sequence(), fn, args, gate))
-
-    def push(self, entry: Entry) -> None:
-        """Puts an entry where it belongs."""
-        if entry[0] < self.horizon_ns:
-            heappush(self.heap, entry)
-        else:
-            self.far[entry[0] >> FAR_BITS].append(entry)
-
-    def _advance(self) -> bool:
-        """Moves the horizon beyond the next entry, and what is due before it into the heap; False if nothing is left."""
-        heap, far = self.heap, self.far
-        while not heap or heap[0][0] >= self.horizon_ns:
-            if far:
-                bucket = min(far)
-                if heap and heap[0][0] < bucket << FAR_BITS:
-                    self.horizon_ns = bucket << FAR_BITS
-                    return True
-                for entry in far.pop(bucket):
-                    if entry[3] is not None or entry[2].fn is not None:
-                        heappush(heap, entry)
-                self.horizon_ns = (bucket + 1) << FAR_BITS
-            elif heap:
-                self.horizon_ns = ((heap[0][0] >> FAR_BITS) + 1) << FAR_BITS
-            else:
-                return False
-        return True
+        heappush(self.heap, (when_ns, self.sequence(), fn, args, gate))
 
     def release(self, gate: Gate) -> None:
         """Opens a held gate. What waited runs at this instant, in order, before whatever else is due now."""
@@ -159,7 +125,6 @@ class SimLoop(asyncio.AbstractEventLoop):
         gate: Gate | None = None
         args: Any = ()
         fired = 0
-        horizon_ns = self.horizon_ns
         while True:
             try:
                 while True:
@@ -176,11 +141,9 @@ class SimLoop(asyncio.AbstractEventLoop):
                                 handle.context.run(fn, *handle.args)
                         else:
                             fn(*args)
-                    if not heap or heap[0][0] >= horizon_ns:
-                        if not self._advance():
-                            self.events += fired
-                            return
-                        horizon_ns = self.horizon_ns
+                    if not heap:
+                        self.events += fired
+                        return
                     when_ns, _, fn, args, gate = pop(heap)
                     if gate is not None and not gate.open:
                         self.now_ns = when_ns
@@ -246,7 +209,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         self, when_ns: int, fn: Callable[..., object], args: tuple[Any, ...], context: Context | None
     ) -> Handle:
         handle = Handle(max(when_ns, self.now_ns), fn, args, context)
-        self.push((handle.when_ns, self.sequence(), handle, None, None))
+        heappush(self.heap, (handle.when_ns, self.sequence(), handle, None, None))
         return handle
 
     def create_future(self) -> asyncio.Future[Any]:
@@ -301,7 +264,6 @@ class SimLoop(asyncio.AbstractEventLoop):
             raise RuntimeError("a running loop cannot be closed")
         self._closed = True
         self.heap.clear()
-        self.far.clear()
         self.ready.clear()
 
     async def shutdown_asyncgens(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from harness.sim.disk import Platter, SimDisk
 from harness.sim.draws import Draws
 from harness.sim.future import Future, Tasks
-from harness.sim.loop import FAR_BITS, Gate, Handle, SimLoop
+from harness.sim.loop import Gate, Handle, SimLoop
 from harness.sim.network import Network, SimNet
 from harness.sim.trace import Trace
 
@@ -112,20 +112,14 @@ class SimRuntime:
             delay_ns = TIMER_NS_MIN
         when_ns = self._loop.now_ns + delay_ns
         handle = Handle(when_ns, callback, args)
-        loop = self._loop
-        entry = (when_ns, self._sequence(), handle, None, self.gate)
-        if when_ns < loop.horizon_ns:
-            heappush(self._heap, entry)
-        else:
-            loop.far[when_ns >> FAR_BITS].append(entry)
+        heappush(self._heap, (when_ns, self._sequence(), handle, None, self.gate))
         return handle
 
     def sleep(self, delay_ns: int) -> Future:
         if delay_ns < TIMER_NS_MIN:  # noqa: PLR1730 # max() costs a call in the hot path
             delay_ns = TIMER_NS_MIN
         done = Future(self._ready, self.gate.failed)
-        loop = self._loop
-        loop.push((loop.now_ns + delay_ns, self._sequence(), done.set_result, (), self.gate))
+        heappush(self._heap, (self._loop.now_ns + delay_ns, self._sequence(), done.set_result, (), self.gate))
         return done
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], *, name: str) -> None:
