@@ -27,7 +27,16 @@ from typing import Any, NamedTuple
 import docker.errors
 
 from harness.docker import supervisor
-from harness.docker.engine import DockerTrouble, Engine, engine, labels, new_run, run_once
+from harness.docker.engine import (
+    OWNER_LABEL,
+    RUN_LABEL,
+    DockerTrouble,
+    Engine,
+    engine,
+    labels,
+    new_run,
+    run_once,
+)
 
 IMAGE = "sunder-node"
 BASE = "sunder-base"
@@ -91,7 +100,8 @@ def current(client: Engine) -> str:
         image: Any = client.images.get(f"{IMAGE}:latest")
     except docker.errors.ImageNotFound as missing:
         raise NoImage("There is no node image yet: build one with `sunder image`.") from missing
-    if (image.labels or {}).get(CONTENT_LABEL) != _hash(_dockerfile("any base", "")):
+    marks: dict[str, str] | None = image.labels
+    if (marks or {}).get(CONTENT_LABEL) != _hash(_dockerfile("any base", "")):
         raise NoImage(
             "The node image was built for another version of sunder: build it anew with `sunder image`."
         )
@@ -304,7 +314,8 @@ def _with_iptables(client: Engine, base: str, progress: Progress) -> str:
                 "use `sunder image --bootstrap`, or a base that has iptables."
             )
         repository, _, version = tag.partition(":")
-        container.commit(repository, version)
+        # The image must not bear the labels of the container: they mean what is to be reaped.
+        container.commit(repository, version, changes=[f"LABEL {RUN_LABEL}= {OWNER_LABEL}="])
     finally:
         container.remove(force=True)
     return tag

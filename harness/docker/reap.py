@@ -36,6 +36,8 @@ def reap(client: Engine, all: bool = True) -> Reaped:
     living: set[str] = set()
     for _kind, _reference, marks in labelled:
         run = marks[RUN_LABEL]
+        if not run:
+            continue  # started by hand from an image of ours that once was a container
         if OWNER_LABEL in marks and lives(marks[OWNER_LABEL]):
             living.add(run)
         elif all or KEEP_LABEL not in marks:
