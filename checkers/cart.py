@@ -7,11 +7,12 @@ a last read, begun after that, shows it; earlier reads that do are only counted.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import Any
 
 import msgspec
 
-from checkers.elements import Reads, reads_by_key, unexplained
+from checkers.elements import Presence, Reads, presence, reads_by_key, unexplained
 from checkers.verdict import ANOMALIES_MAX, Anomaly, Verdict, conclude
 from checkers.witness import Link, Step, anomaly
 from history.history import History, Operation
@@ -55,8 +56,9 @@ class Cart:
             counts.carts += 1
             counts.reads += len(reads.reads)
             added = adds.get(key, {})
-            found += unexplained(reads.reads, added, "item")
-            cart = _CartOf(added, removes.get(key, {}), reads, counts)
+            seen = presence(reads.reads)
+            found += unexplained(reads.reads, seen, added, "item")
+            cart = _CartOf(added, removes.get(key, {}), reads, seen, counts)
             gone, returned = cart.lost(), cart.came_back()
             lost += [op.invoke.value for op in gone]
             back += [remove.invoke.value for remove, _ in returned]
@@ -100,11 +102,13 @@ class _CartOf:
         added: dict[Any, Operation],
         removes: dict[Any, list[Operation]],
         reads: Reads,
+        seen: dict[Any, Presence],
         counts: Counts,
     ) -> None:
         self.added = added
         self.removes = removes
         self.reads = reads
+        self.seen = seen
         self.counts = counts
         self.last = reads.last
         self.at_last: set[Any] = set(self.last.value or ()) if self.last is not None else set()
@@ -137,20 +141,23 @@ class _CartOf:
                 removed[item] = min(sure, key=lambda op: op.end)
         self.counts.removed += len(removed)
         judges = self.reads.final or ((self.last,) if self.last is not None else ())
-        indexes = {read.index for read in judges}
-        back: dict[Any, tuple[Operation, Operation]] = {}
-        for read in self.reads.reads:
-            for item in read.value or ():
-                remove = removed.get(item)
-                if remove is None or remove.end > read.index:
-                    continue
-                if read.index in indexes:
-                    back.setdefault(item, (remove, read))
-                else:
-                    self.counts.reappearances += 1
-        for remove in removed.values():
+        shown = [(read, set(read.value or ())) for read in judges]
+        back: list[tuple[Operation, Operation]] = []
+        for item, remove in removed.items():
             self._is_judged(remove)
-        return list(back.values())
+            later = [read for read, items in shown if read.index > remove.end and item in items]
+            self.counts.reappearances += self._shown_after(item, remove) - len(later)
+            if later:
+                back.append((remove, later[0]))
+        return back
+
+    def _shown_after(self, item: Any, remove: Operation) -> int:
+        """The number of reads that began after the removal and show the item."""
+        seen = self.seen.get(item)
+        if seen is None:
+            return 0
+        start = bisect_right(self.reads.reads, remove.end, key=lambda read: read.index)
+        return sum(max(0, last - max(first, start) + 1) for first, last in seen.runs)
 
     def explain_lost(self, add: Operation) -> Anomaly:
         item = add.invoke.value
@@ -161,8 +168,8 @@ class _CartOf:
             (last, f"the last read, begun after that, lacks {item}"),
         ]
         links: list[Link] = [(add, "observed", last), (add, "real-time", last)]
-        saw = [r for r in self.reads.reads if item in (r.value or ())]
-        for read in saw[:1] + saw[-1:]:
+        seen = self.seen.get(item)
+        for read in (seen.first, self.reads.reads[seen.runs[-1][1]]) if seen is not None else ():
             steps.append((read, f"shows {item}: it had been there"))
             links.append((add, "read-from", read))
         sentence = (

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -44,35 +45,76 @@ def reads_by_key(history: History) -> dict[Any, Reads]:
     }
 
 
-def unexplained(reads: Iterable[Operation], added: dict[Any, Operation], what: str) -> list[Anomaly]:
+class Presence:
+    """What the reads of a key showed of one element."""
+
+    __slots__ = ("first", "runs", "shown")
+
+    def __init__(self, first: Operation) -> None:
+        self.first = first
+        """The first read, by invocation, that shows it."""
+        self.shown = first
+        """The read that shows it and was over first."""
+        self.runs: list[tuple[int, int]] = []
+        """Positions of the first and the last read of each unbroken run of reads that show it."""
+
+
+def presence(reads: Sequence[Operation]) -> dict[Any, Presence]:
+    """Element -> what reads showed of it.
+
+    Python's work is done where something appears or disappears, not for each element of each read.
+    """
+    found: dict[Any, Presence] = {}
+    since: dict[Any, int] = {}
+    before: set[Any] = set()
+    for position, read in enumerate(reads):
+        now: set[Any] = set(read.value or ())
+        for v in before - now:
+            found[v].runs.append((since.pop(v), position - 1))
+        for v in now - before:
+            since[v] = position
+            if v not in found:
+                found[v] = Presence(read)
+        before = now
+    for v, start in since.items():
+        found[v].runs.append((start, len(reads) - 1))
+    for seen in found.values():
+        for start, last in seen.runs:
+            position = start
+            # A read that began only after the earliest known end cannot be over before it.
+            while position <= last and reads[position].index < seen.shown.end:
+                if reads[position].end < seen.shown.end:
+                    seen.shown = reads[position]
+                position += 1
+    return found
+
+
+def unexplained(
+    reads: Sequence[Operation], seen: dict[Any, Presence], added: dict[Any, Operation], what: str
+) -> list[Anomaly]:
     """What reads show that cannot be: never added, added without effect for certain, or twice at once."""
     found: dict[tuple[str, Any], Anomaly] = {}
     for read in reads:
         values: list[Any] = read.value or []
-        once: set[Any] = set()
-        for v in values:
-            add = added.get(v)
-            if v in once:
-                sentence = f"read (event {read.index}) of key {read.key} shows {what} {v} twice"
-                found.setdefault(("duplicate", v), _only(read, "duplicate", sentence, f"shows {v} twice"))
-            once.add(v)
-            if add is None or add.index > read.end:
-                when = "nobody ever added" if add is None else f"was added only later (event {add.index})"
-                sentence = f"read (event {read.index}) of key {read.key} shows {what} {v}, which {when}"
-                found.setdefault(("phantom", v), _only(read, "phantom", sentence, f"shows {v}"))
-            elif add.type == "fail" and ("failed-but-visible", v) not in found:
-                sentence = (
-                    f"adding {what} {v} to key {read.key} failed for certain, and event {read.index} shows it"
-                )
-                steps: list[Step] = [
-                    (add, "failed: certainly without effect"),
-                    (read, f"shows {v} nevertheless"),
-                ]
-                found["failed-but-visible", v] = anomaly(
-                    "failed-but-visible", read.key, sentence, steps, [(add, "read-from", read)]
-                )
+        if len(set(values)) == len(values):
+            continue
+        for v, times in Counter(values).items():
+            if times > 1 and ("duplicate", v) not in found:
+                sentence = f"read (event {read.index}) of key {read.key} shows {what} {v} {times} times"
+                steps: list[Step] = [(read, f"shows {v} {times} times")]
+                found["duplicate", v] = anomaly("duplicate", read.key, sentence, steps)
+    for v, shown in seen.items():
+        add, read = added.get(v), shown.shown
+        if add is None or add.index > read.end:
+            when = "nobody ever added" if add is None else f"was added only later (event {add.index})"
+            sentence = f"read (event {read.index}) of key {read.key} shows {what} {v}, which {when}"
+            found["phantom", v] = anomaly("phantom", read.key, sentence, [(read, f"shows {v}")])
+        elif add.type == "fail":
+            sentence = (
+                f"adding {what} {v} to key {read.key} failed for certain, and event {read.index} shows it"
+            )
+            steps = [(add, "failed: certainly without effect"), (read, f"shows {v} nevertheless")]
+            found["failed-but-visible", v] = anomaly(
+                "failed-but-visible", read.key, sentence, steps, [(add, "read-from", read)]
+            )
     return list(found.values())
-
-
-def _only(read: Operation, kind: str, sentence: str, why: str) -> Anomaly:
-    return anomaly(kind, read.key, sentence, [(read, why)])

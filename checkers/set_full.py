@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from checkers.elements import Reads, reads_by_key, unexplained
+from checkers.elements import Presence, Reads, presence, reads_by_key, unexplained
 from checkers.verdict import ANOMALIES_MAX, Anomaly, Verdict, conclude
 from checkers.witness import Link, Step, anomaly
 from history.history import NEVER, History, Operation
@@ -35,21 +35,6 @@ class Counts(msgspec.Struct):
     reads: int = 0
 
 
-class _Element:
-    """What reads have shown of one element so far."""
-
-    __slots__ = ("add", "first", "known", "last_seen", "stale_at")
-
-    def __init__(self, add: Operation) -> None:
-        self.add = add
-        self.known = add.end if add.type == "ok" else NEVER
-        self.first: Operation | None = None
-        self.last_seen = -1
-        """Position of the last read that shows it."""
-        self.stale_at = -1
-        """Position of the last read that lacks it, though it was known and was seen later."""
-
-
 class SetFull:
     name = "set_full"
 
@@ -64,10 +49,14 @@ class SetFull:
             adds.setdefault(op.key, {}).setdefault(op.invoke.value, op)
         for key, reads in by_key.items():
             added = adds.get(key, {})
-            found += unexplained(reads.reads, added, "element")
-            gone = self._key(history, reads, added, counts, undecided)
-            lost += [e.add.invoke.value for e in gone]
-            found += [_lost(e, reads) for e in gone]
+            seen = presence(reads.reads)
+            found += unexplained(reads.reads, seen, added, "element")
+            counts.attempts += len(added)
+            counts.acknowledged += sum(add.type == "ok" for add in added.values())
+            counts.reads += len(reads.reads)
+            gone = _sorted_out(history, reads, seen, added, counts, undecided)
+            lost += [add.invoke.value for add in gone]
+            found += [_lost(add, reads, seen.get(add.invoke.value)) for add in gone]
         found.sort(key=lambda a: (RANK.index(a.kind), a.witness))
         reason = undecided[0] if undecided else ""
         if counts.reads == 0:
@@ -87,91 +76,77 @@ class SetFull:
             },
         )
 
-    def _key(
-        self,
-        history: History,
-        reads: Reads,
-        added: dict[Any, Operation],
-        counts: Counts,
-        undecided: list[str],
-    ) -> list[_Element]:
-        """The key's lost elements. Each read costs its own length, not the number of all elements."""
-        elements = {value: _Element(add) for value, add in added.items()}
-        counts.attempts += len(elements)
-        counts.acknowledged += sum(e.add.type == "ok" for e in elements.values())
-        counts.reads += len(reads.reads)
-        for read in reads.reads:
-            for v in read.value or ():
-                e = elements.get(v)
-                if e is not None and read.end < e.known:
-                    e.known = read.end
-        for position, read in enumerate(reads.reads):
-            for v in read.value or ():
-                e = elements.get(v)
-                if e is None:
-                    continue
-                gap = position - 1
-                if e.last_seen < gap and reads.reads[gap].index > e.known:
-                    e.stale_at = gap
-                e.first = e.first or read
-                e.last_seen = position
-        return self._sorted_out(history, reads, elements, counts, undecided)
 
-    def _sorted_out(
-        self,
-        history: History,
-        reads: Reads,
-        elements: dict[Any, _Element],
-        counts: Counts,
-        undecided: list[str],
-    ) -> list[_Element]:
-        last = reads.last
-        at = reads.reads.index(last) if last is not None else NEVER
-        gone: list[_Element] = []
-        unread = 0
-        for e in elements.values():
-            if e.stale_at >= 0:
-                counts.stale += 1
-                late_ns = reads.reads[e.stale_at].invoke.time - history.events[e.known].time
-                counts.stale_ms_max = max(counts.stale_ms_max, round(late_ns / 1e6, 3))
-            if e.known == NEVER:
-                continue
-            if last is not None and last.index > e.known and e.last_seen < at:
-                counts.lost_count += 1
-                gone.append(e)
-            elif e.first is None:
-                counts.never_read += 1
-                unread += last is None or last.index < e.known
-            elif last is None:
-                unread += 1
-            else:
-                counts.stable += 1
-        if unread:
-            key = next(iter(elements.values())).add.key
-            undecided.append(f"{unread} elements of key {key} were known, and no last read could show them")
-        return gone
+def _known(add: Operation, seen: Presence | None) -> int:
+    """The event from which on an element is known to be there."""
+    acknowledged = add.end if add.type == "ok" else NEVER
+    return acknowledged if seen is None else min(acknowledged, seen.shown.end)
 
 
-def _lost(e: _Element, reads: Reads) -> Anomaly:
-    value = e.add.invoke.value
+def _sorted_out(
+    history: History,
+    reads: Reads,
+    presences: dict[Any, Presence],
+    added: dict[Any, Operation],
+    counts: Counts,
+    undecided: list[str],
+) -> list[Operation]:
+    """The adds of lost elements; all others are counted."""
+    last = reads.last
+    at = reads.reads.index(last) if last is not None else NEVER
+    gone: list[Operation] = []
+    unread = 0
+    for value, add in added.items():
+        seen = presences.get(value)
+        known = _known(add, seen)
+        if seen is not None:
+            _count_stale(history, reads, seen, known, counts)
+        if known == NEVER:
+            continue
+        if last is not None and last.index > known and (seen is None or seen.runs[-1][1] < at):
+            counts.lost_count += 1
+            gone.append(add)
+        elif seen is None:
+            counts.never_read += 1
+            unread += last is None or last.index < known
+        elif last is None:
+            unread += 1
+        else:
+            counts.stable += 1
+    if unread:
+        key = next(iter(added.values())).key
+        undecided.append(f"{unread} elements of key {key} were known, and no last read could show them")
+    return gone
+
+
+def _count_stale(history: History, reads: Reads, seen: Presence, known: int, counts: Counts) -> None:
+    # The last read before a run of reads that show the element began latest of all that lack it.
+    late = [start - 1 for start, _ in seen.runs if start > 0 and reads.reads[start - 1].index > known]
+    if late:
+        counts.stale += 1
+        late_ns = reads.reads[late[-1]].invoke.time - history.events[known].time
+        counts.stale_ms_max = max(counts.stale_ms_max, round(late_ns / 1e6, 3))
+
+
+def _lost(add: Operation, reads: Reads, seen: Presence | None) -> Anomaly:
+    value = add.invoke.value
     last = reads.last
     assert last is not None, value
     steps: list[Step] = []
-    links: list[Link] = []
-    if e.add.type == "ok":
-        steps.append((e.add, "acknowledged, so it has to stay"))
-        known = f"was acknowledged (event {e.add.end})"
+    links: list[Link] = [(add, "observed", last)]
+    if add.type == "ok":
+        steps.append((add, "acknowledged, so it has to stay"))
+        known = f"was acknowledged (event {add.end})"
     else:
-        steps.append((e.add, "nobody knew whether it had happened"))
-        known = f"was read (event {e.known})"
-    if e.first is not None:
-        steps.append((e.first, f"shows {value}: it had happened"))
-        links.append((e.add, "read-from", e.first))
+        assert seen is not None, value
+        steps.append((add, "nobody knew whether it had happened"))
+        known = f"was read (event {seen.shown.index})"
     steps.append((last, f"the last read, begun after {value} was known, lacks it"))
-    links.append((e.add, "observed", last))
-    if e.last_seen >= 0:
-        steps.append((reads.reads[e.last_seen], f"the last read that shows {value}"))
+    if seen is not None:
+        steps.append((seen.shown, f"shows {value}: it had happened"))
+        links.append((add, "read-from", seen.shown))
+        steps.append((reads.reads[seen.runs[-1][1]], f"the last read that shows {value}"))
     sentence = (
-        f"element {value} of key {e.add.key} {known} and is missing from the last read (event {last.index})"
+        f"element {value} of key {add.key} {known} and is missing from the last read (event {last.index})"
     )
-    return anomaly("lost", e.add.key, sentence, steps, links)
+    return anomaly("lost", add.key, sentence, steps, links)

@@ -177,8 +177,8 @@ def _explosion(graph: Graph) -> list[Anomaly]:
     tails: set[Any] = set()
     chains = taken = 0
     worst: tuple[int, int, Reply] | None = None
-    for reply in sorted(graph.replies, key=lambda r: r.end):
-        while taken < len(puts) and puts[taken][0] < reply.end:
+    for end, _, reply in sorted((r.end, r.op.index, r) for r in graph.replies):
+        while taken < len(puts) and puts[taken][0] < end:
             id = puts[taken][1]
             taken += 1
             previous = next((v for v in graph.contexts[id] if v in tails), None)
@@ -187,7 +187,9 @@ def _explosion(graph: Graph) -> list[Anomaly]:
             else:
                 tails.discard(previous)
             tails.add(id)
-        excess = sum(v in graph.contexts and graph.puts[v].index < reply.end for v in reply.ids) - chains
+        if len(reply.ids) <= chains:
+            continue
+        excess = sum(v in graph.contexts and graph.puts[v].index < end for v in reply.ids) - chains
         if excess > 0 and (worst is None or excess > worst[0]):
             worst = excess, chains, reply
     if worst is None:
