@@ -1,7 +1,8 @@
 """After the heal replicas agree: all home replicas of a key after its full read, and every hint reaches whom it is for.
 
-Agreement is judged where `{"after": "full-read"}` is promised, at stage `read`; else it is only counted. Delivery: each id of a
-hint that was once seen durable, or a descendant of it, is at its target at stage `quiet`, before any read could repair it.
+Agreement is judged at stage `read` where `{"after": "full-read"}` is promised, at stage `quiet`, before any read could
+repair, where `{"after": "handoff"}` is, and else only counted. Delivery: each id of a hint that was once seen durable, or a
+descendant of it, is at its target at stage `quiet`.
 """
 
 from __future__ import annotations
@@ -49,9 +50,10 @@ class Convergence:
         counts = Counts()
         undecided: list[str] = []
         doubts: list[str] = []
-        diverged = _agreement(history, graphs, counts, doubts)
+        after = promise.get("after", "full-read")
+        diverged = _agreement(history, graphs, counts, doubts, handoff=after == "handoff")
         found = _Delivery(history, graphs, lww, _bound_ns(promise), counts, undecided).check()
-        if promise.get("after", "full-read") == "full-read":
+        if after in ("full-read", "handoff"):
             found += diverged
             undecided += doubts
         elif not history.observed("replica", "quiet"):
@@ -77,15 +79,18 @@ def _bound_ns(promise: dict[str, Any]) -> int | None:
 
 
 def _agreement(
-    history: History, graphs: dict[Any, Graph], counts: Counts, undecided: list[str]
+    history: History, graphs: dict[Any, Graph], counts: Counts, undecided: list[str], *, handoff: bool
 ) -> list[Anomaly]:
-    """Keys whose home replicas hold different ids, or of which some hold a tombstone and some do not."""
-    after = stage(history, "read")
+    """Keys whose home replicas hold different ids, or of which some hold a tombstone and some do not: after the full
+    read, or (`handoff`) before any read, when no hint for the key is pending."""
+    after = stage(history, "quiet" if handoff else "read")
+    when = "after the heal" if handoff else "after the final reads"
     at_home = homes(history)
+    pending = {key for look in after.hints.values() for _, key, _ in look.value} if handoff else set[Any]()
     if not at_home:
         undecided.append("nobody was asked which nodes are the home replicas")
     elif not after.replicas:
-        undecided.append("no node was looked at after the final reads")
+        undecided.append(f"no node was looked at {when}")
     found: list[Anomaly] = []
     for key, nodes in at_home.items():
         counts.keys += 1
@@ -94,24 +99,29 @@ def _agreement(
         if unseen:
             counts.keys_unobserved += 1
             if after.replicas:
-                undecided.append(
-                    f"{', '.join(unseen)} was not looked at after the final reads, a home of {key}"
-                )
+                undecided.append(f"{', '.join(unseen)} was not looked at {when}, a home of {key}")
             continue
         held = {node: (frozenset(after.holds(node, key)), after.deleted(node, key)) for node in nodes}
         if len(set(held.values())) <= 1:
             counts.keys_agreed += 1
             continue
         counts.keys_diverged += 1
-        if graph is not None and graph.final_tried and graph.final is None:
+        if key in pending:
+            undecided.append(f"a hint for {key} is still pending, and its home replicas differ")
+        elif not handoff and graph is not None and graph.final_tried and graph.final is None:
             undecided.append(f"{key} was never read in full, and its home replicas differ")
         else:
-            found.append(_diverged(key, held, after, graph))
+            found.append(_diverged(key, held, after, graph, handoff=handoff))
     return found
 
 
 def _diverged(
-    key: Any, held: dict[str, tuple[frozenset[Any], bool]], after: Stage, graph: Graph | None
+    key: Any,
+    held: dict[str, tuple[frozenset[Any], bool]],
+    after: Stage,
+    graph: Graph | None,
+    *,
+    handoff: bool,
 ) -> Anomaly:
     first = next(iter(held.values()))
     other = next(node for node, h in held.items() if h != first)
@@ -129,10 +139,11 @@ def _diverged(
         for id in apart[:1]:
             steps.append((graph.puts[id], f"{id} is at one of them only"))
             links += [(graph.puts[id], "observed", after.replicas[n]) for n, h in held.items() if id in h[0]]
-        if graph.final is not None:
+        if graph.final is not None and not handoff:
             steps.append((graph.final, "the full read, after which they have to agree"))
             links += [(graph.final, "real-time", after.replicas[node]) for node in held]
-    sentence = f"home replicas of key {key} differ after the full read: {'; '.join(told)}"
+    when = "though every hint was handed off" if handoff else "after the full read"
+    sentence = f"home replicas of key {key} differ {when}: {'; '.join(told)}"
     return anomaly("diverged", key, sentence, steps, links)
 
 

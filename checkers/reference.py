@@ -269,7 +269,14 @@ def convergence(history: History) -> Expected:
     undecided = False
     homes = _homes(history)
     after, quiet = _replicas(history, "read"), _replicas(history, "quiet")
-    if promise.get("after", "full-read") == "full-read":
+    terms = promise.get("after", "full-read")
+    if terms in ("full-read", "handoff"):
+        after = quiet if terms == "handoff" else after
+        waiting = (
+            {h[1] for looks in _hints(history, "quiet").values() for h in looks.value}
+            if terms == "handoff"
+            else set()
+        )
         undecided = not homes or not after
         for key, nodes in homes.items():
             if any(node not in after for node in nodes):
@@ -279,10 +286,10 @@ def convergence(history: History) -> Expected:
                 (set(after[n].value.get(key, [])), key in (after[n].meta.get("deleted") or [])) for n in nodes
             ]
             if any(h != held[0] for h in held):
-                tried = any(
+                tried = terms == "full-read" and any(
                     o.f == "get" and o.key == key and o.invoke.meta.get("final") for o in history.client
                 )
-                if tried and not _finals(history, key):
+                if key in waiting or (tried and not _finals(history, key)):
                     undecided = True
                 else:
                     found.add(("diverged", key, None))
@@ -362,15 +369,12 @@ def _element_reads(history: History, key: Any) -> tuple[list[Operation], Operati
 
 
 def _odd(reads: list[Operation], adds: dict[Any, Operation], key: Any) -> Found:
-    found: Found = set()
-    for o in reads:
-        for v in o.value:
-            if o.value.count(v) > 1:
-                found.add(("duplicate", key, v))
-            if v not in adds or adds[v].index > o.end:
-                found.add(("phantom", key, v))
-            elif adds[v].type == "fail":
-                found.add(("failed-but-visible", key, v))
+    found: Found = {("duplicate", key, v) for o in reads for v in o.value if o.value.count(v) > 1}
+    for v in {v for o in reads for v in o.value}:
+        if v not in adds or any(v in o.value and adds[v].index > o.end for o in reads):
+            found.add(("phantom", key, v))
+        elif adds[v].type == "fail":
+            found.add(("failed-but-visible", key, v))
     return found
 
 

@@ -31,26 +31,48 @@ _TEN_SECONDS: dict[str, Any] = {
 def _cell(name: str, sentence: str, workload: str, nemesis: str, **more: Any) -> Combination:
     families = tuple(f for f in nemesis.split(",") if f)
     return Combination(
-        name=name, sentence=sentence, settings={**_TEN_SECONDS, "workload": workload, "nemesis": families, **more}
+        name=name,
+        sentence=sentence,
+        settings={**_TEN_SECONDS, "workload": workload, "nemesis": families, **more},
     )
 
 
 COMBINATIONS: dict[str, Combination] = {
     c.name: c
     for c in (
-        _cell("cart", "The shopping cart under everything but power loss.", "cart", "partition,kill,pause,clock"),
+        _cell(
+            "cart", "The shopping cart under everything but power loss.", "cart", "partition,kill,pause,clock"
+        ),
         _cell("set", "One contended key, read-modify-write.", "set", "partition,kill,pause,clock"),
         _cell(
             "register", "Many keys, contexts old and new, deletes.", "register", "partition,kill,pause,clock"
         ),
-        _cell("register-power", "What an fsync has promised survives a power loss.", "register", "power,partition"),
-        _cell("quiet", "No fault at all: causality alone must be right.", "register", ""),
-        _cell("strict", "Strict quorum: no fallbacks, no hints.", "register", "partition,kill,pause", sloppy=False),
         _cell(
-            "handoff-only",
-            "Isolation: hinted handoff on, read repair off.",
+            "register-power",
+            "What an fsync has promised survives a power loss.",
+            "register",
+            "power,partition",
+        ),
+        _cell("quiet", "No fault at all: causality alone must be right.", "register", ""),
+        _cell(
+            "strict",
+            "Strict quorum: no fallbacks, no hints.",
             "register",
             "partition,kill,pause",
+            sloppy=False,
+        ),
+        _cell(
+            "handoff-only",
+            "Isolation: hinted handoff on, read repair off. Every hint once seen durable is delivered.",
+            "register",
+            "partition,kill,pause",
+            read_repair="off",
+        ),
+        _cell(
+            "handoff-converges",
+            "Isolation: as before, but no coordinator dies: handoff alone makes all replicas agree.",
+            "register",
+            "partition,pause",
             read_repair="off",
         ),
         _cell(
@@ -60,6 +82,12 @@ COMBINATIONS: dict[str, Combination] = {
             "partition,kill,pause",
             hinted_handoff=False,
         ),
-        _cell("lww", "Last writer wins: its losses are counted.", "set", "partition,kill,pause,clock", mode="lww"),
+        _cell(
+            "lww",
+            "Last writer wins: its losses are counted.",
+            "set",
+            "partition,kill,pause,clock",
+            mode="lww",
+        ),
     )
 }

@@ -266,7 +266,11 @@ class _Write:
                 frame = messages.encode(messages.Write(self._id, self._key, self._encoded, home))
                 c.runtime.net.send(fallback, frame)
                 return
-        # Nobody else is left. The coordinator's own hint makes no further copy and so does not count towards W.
+        self._keep_hint(home)
+
+    def _keep_hint(self, home: str) -> None:
+        """Nobody else is left: this node keeps the hint. It makes no further copy, and so does not count towards W."""
+        c = self._c
         if home not in self._own_hints:
             self._own_hints.add(home)
             durable = c.hints.store(home, self._key, self._encoded)
@@ -280,9 +284,11 @@ class _Write:
             self._close()
 
     def _late(self) -> None:
-        """Some replica owes an answer. Turns to fallbacks for those, and gives the client up at the deadline."""
+        """Some replica owes an answer. Turns to fallbacks for those, and gives the client up at the deadline; whoever
+        has neither the write nor a hint by then gets one that this node keeps, so that nobody is left behind for ever."""
         c = self._c
         now = c.runtime.clock.mono_ns()
+        over = now >= self._deadline_ns
         uncovered = [home for home in self._homes if home not in self._covered]
         stand_ins = {home: fallback for fallback, home in self._standing_in.items()}
         for home in uncovered:
@@ -290,8 +296,7 @@ class _Write:
             if owing != c.config.node:
                 c.gossip.missed(owing)
             if c.sloppy:
-                self._stand_in(home)
-        over = now >= self._deadline_ns
+                (self._keep_hint if over else self._stand_in)(home)
         if over and not self.future.done():
             self.future.set_result((len(self._acks), self._primaries))
         if over or (self.future.done() and not c.sloppy):

@@ -22,7 +22,8 @@ GUARANTEES: tuple[dict[str, Any], ...] = (
     {},
     {"lost_writes": "causal", "convergence": {"after": "full-read", "bound_seconds": 0.02}},
     {"lost_writes": "lww", "convergence": {"after": "full-read", "bound_seconds": 1}},
-    {"lost_writes": "lww-skewed", "convergence": {"after": "handoff"}},
+    {"lost_writes": "lww-skewed", "convergence": {"after": "delivery"}},
+    {"lost_writes": "causal", "convergence": {"after": "handoff", "bound_seconds": 0.02}},
 )
 
 
