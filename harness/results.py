@@ -87,6 +87,12 @@ def signatures(verdicts: Sequence[Verdict]) -> set[tuple[str, str]]:
     }
 
 
+def traceback_of(verdicts: Sequence[Verdict]) -> str:
+    """The traceback of the first harness error among them, if one left any."""
+    broken = (v for v in verdicts if v.valid is Valid.HARNESS_ERROR)
+    return next((str(v.evidence["traceback"]) for v in broken if "traceback" in v.evidence), "")
+
+
 def create(runs: Path, title: str, seed: int, at: datetime) -> Path:
     """Makes a new, empty run folder that no other run has, and points `latest` to it. Raises UsageProblem."""
     stem = f"{at.astimezone(UTC):%Y%m%dT%H%M%SZ}-{seed}"
@@ -164,7 +170,6 @@ def finish(
     *,
     environment: Mapping[str, Any],
     command: str,
-    error: str = "",
 ) -> Results:
     """Writes everything that a run left but for the report, which can be drawn again: what cannot comes first."""
     if not (folder / HISTORY).exists():
@@ -176,7 +181,7 @@ def finish(
         seed=outcome.seed,
         fingerprints=fingerprints(outcome.history.header, outcome.verdicts),
         results=tuple(outcome.verdicts),
-        error=error,
+        error=traceback_of(outcome.verdicts),
     )
     for node, log in outcome.logs.items():
         (folder / NODES).mkdir(exist_ok=True)

@@ -231,6 +231,7 @@ def _one_of(literal: object) -> Callable[[Any], str]:
 
 
 OPTIONS: tuple[Option, ...] = (
+    Option("combination", _text, "NAME", "begin from a standard combination", kind="combination"),
     Option("workload", _text, "NAME", "what clients ask", kind="workload"),
     Option("nemesis", _names, "NAMES", "fault families with commas between them, or none", kind="nemesis"),
     Option("world", _text, "NAME", "sim (the simulator) or docker (containers)", kind="world"),
@@ -271,7 +272,6 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("sloppy", _switch, "", "quorums may use fallbacks, or home replicas only", off="strict"),
     Option("checkers", _names, "NAMES", "judge by these only, commas between them", kind="checker"),
-    Option("combination", _text, "NAME", "begin from a standard combination", kind="combination"),
     Option("name", _text, "NAME", "what to call the run"),
     Option("runs", _text, "DIRECTORY", "where run folders go"),
     Option("leave-running", _switch, "", "docker: keep the nodes up afterwards (`sunder reap` removes them)"),
@@ -280,7 +280,7 @@ OPTIONS: tuple[Option, ...] = (
 BY_KEY: dict[str, Option] = {o.key: o for o in OPTIONS}
 BY_FIELD: dict[str, Option] = {o.field: o for o in OPTIONS}
 
-OTHER_VARIABLES = frozenset({"SUNDER_VARIANT"})
+OTHER_VARIABLES = frozenset({"SUNDER_VARIANT", "SUNDER_NO_DOCKER", "SUNDER_REQUIRE_DOCKER"})
 """Variables that begin with SUNDER_ and are no settings."""
 
 

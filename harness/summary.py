@@ -63,7 +63,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         found counts as invalid."""
         codes = [exits.OF[v] for v, count in self.counts.items() if count]
         if self.left == 0:
-            codes += [exits.INVALID for f in self.found if not f.cells]
+            codes += [exits.INVALID for f in self.found if not f.cells and not f.errors]
         codes += [exits.HARNESS_ERROR for f in self.found if f.errors]
         if self.found and not any(self.counts.values()):
             codes.append(exits.VALID)

@@ -70,7 +70,7 @@ def work(job: Job, execute: Any, variant: apply.Variant | None) -> Answer:
             folder=str(folder) if folder is not None else None,
             error=traceback.format_exc(),
         )
-    error = ""
+    error = results.traceback_of(outcome.verdicts)
     try:
         if job.runs is not None and folder is None and outcome.verdict in KEPT:
             folder = new_folder(Path(job.runs), settings, variant)

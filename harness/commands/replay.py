@@ -106,8 +106,13 @@ def attempts(
     last = ""
     for number in range(1, times + 1):
         folder = keep_folder(settings, variant)
-        with run.interruptible(), run.progress_line() as progress:
-            outcome = runner.replay(schedule, settings, folder, progress)
+        try:
+            with run.interruptible(loop_hears=settings.world != "sim"), run.progress_line() as progress:
+                outcome = runner.replay(schedule, settings, folder, progress)
+        except BaseException:
+            if folder is not None and not (folder / results.HISTORY).exists():
+                results.discard(Path(settings.runs), folder)
+            raise
         if folder is not None:
             command = f"sunder replay {saved.folder} --world {settings.world}"
             around = surroundings.describe(variant)

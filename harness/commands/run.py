@@ -7,7 +7,7 @@ import secrets
 import signal
 import subprocess
 import traceback
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from harness import environment as surroundings
 from harness import exits, results, screen
 from harness import settings as configuration
 from harness.mutants import apply
-from harness.settings import Settings, UsageProblem
+from harness.settings import Settings
 
 if TYPE_CHECKING:
     from harness.runner import Progress
@@ -57,36 +57,51 @@ def run_mutant(settings: Settings, words: list[str]) -> int:
 
 
 def follow(command: list[str], environment: Mapping[str, str]) -> int:
-    """Runs a process to its end and returns its exit code. It hears Ctrl-C itself and heals; we wait for it."""
-    # Handlers, unlike SIG_IGN, are not inherited by the process that is started.
-    before = signal.signal(signal.SIGINT, lambda number, frame: None)
+    """Runs a process to its end and returns its exit code. An interrupt is passed on once; it heals and we wait for it."""
+    # In a process group of its own it does not hear the terminal's Ctrl-C a second time.
+    child = subprocess.Popen(command, env=dict(environment), process_group=0)
+    before = {
+        number: signal.signal(number, lambda number, frame: child.send_signal(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
-        child = subprocess.Popen(command, env=dict(environment))
-        terminate = signal.signal(signal.SIGTERM, lambda number, frame: child.terminate())
-        try:
-            code = child.wait()
-        finally:
-            signal.signal(signal.SIGTERM, terminate)
+        code = child.wait()
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return code if code >= 0 else exits.HARNESS_ERROR
 
 
-@contextmanager
-def interruptible() -> Generator[None]:
-    """SIGTERM interrupts just as Ctrl-C does, so that `timeout` and CI cancellations leave nothing behind."""
+class Interruption:
+    """Whether somebody asked to stop: what a world makes of it on its way out (an exception of its own, perhaps) does
+    not hide that."""
 
-    def interrupt(*_: object) -> None:
+    def __init__(self) -> None:
+        self.heard = False
+
+    def interrupt(self, *_: object) -> None:
+        self.heard = True
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+
+@contextmanager
+def interruptible(*, loop_hears: bool = False) -> Generator[Interruption]:
+    """SIGTERM interrupts just as Ctrl-C does, so that `timeout` and CI cancellations leave nothing behind.
+
+    With `loop_hears` Ctrl-C is left to Python's own handler, the only one that asyncio takes over for its loop.
+    """
+    interruption = Interruption()
     # A process started in the background of a script inherits SIGINT ignored; the harness must hear it all the same.
-    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
+    handlers = {
+        signal.SIGINT: signal.default_int_handler if loop_hears else interruption.interrupt,
+        signal.SIGTERM: interruption.interrupt,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        yield
+        yield interruption
     finally:
-        signal.signal(signal.SIGTERM, before)
-        signal.signal(signal.SIGINT, ignored)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def execute(settings: Settings, variant: apply.Variant | None, *, as_json: bool) -> int:
@@ -105,19 +120,27 @@ def execute(settings: Settings, variant: apply.Variant | None, *, as_json: bool)
     folder = results.create(runs, settings.title, seed, datetime.now(UTC))
     results.begin(folder, settings, around)
     introduce(settings, folder)
-    try:
-        with interruptible(), progress_line() as progress:
-            outcome = runner.execute(settings, folder, progress)
-    except (KeyboardInterrupt, SystemExit):
-        # Worlds with a loop of their own turn SIGTERM into SystemExit once they have cleaned up.
+    with interruptible(loop_hears=settings.world != "sim") as interruption:
+        try:
+            with progress_line() as progress:
+                outcome = runner.execute(settings, folder, progress)
+        except (KeyboardInterrupt, SystemExit):
+            # Worlds with a loop of their own turn SIGTERM into SystemExit once they have cleaned up.
+            interruption.heard = True
+            outcome = None
+        except Exception as problem:
+            if not interruption.heard:
+                if (folder / results.HISTORY).is_file():
+                    return failed(folder, settings, around, command, problem)
+                results.discard(runs, folder)
+                raise
+            outcome = None
+    if outcome is None or interruption.heard:
         return interrupted(folder, settings, around, command)
-    except Exception as problem:
-        if not (folder / results.HISTORY).is_file():
-            results.discard(runs, folder)
-            raise
-        return failed(folder, settings, around, command, problem)
     found = results.finish(folder, settings, outcome, environment=around, command=command)
     draw(folder, outcome.history, found, outcome.logs, command)
+    if found.error:
+        screen.note(found.error)
     tell(folder, settings, found, outcome.history, command, as_json=as_json)
     return exits.OF[found.verdict]
 
@@ -239,7 +262,7 @@ def tell(
         )
         return
     screen.out(screen.headline(found.verdict, found.sentence))
-    for text in witness(found.results, history):
+    for text in witness(found.results, history, found.sentence):
         screen.out(f"    {text}")
     if (folder / results.REPORT).is_file():
         screen.out(f"report   {folder / results.REPORT}")
@@ -248,15 +271,19 @@ def tell(
         screen.out(f"replay   sunder replay {folder}")
 
 
-def witness(verdicts: tuple[Verdict, ...], history: History) -> list[str]:
-    """The operations that show the first contradiction, one a line; none if nothing was invalid."""
+def witness(verdicts: Sequence[Verdict], history: History, told: str) -> list[str]:
+    """The operations that show the first contradiction, one a line, under its sentence unless that was `told` already.
+
+    Nothing if nothing was invalid.
+    """
     from checkers import witness as drawing
 
     for verdict in verdicts:
         if verdict.judged and verdict.valid is Valid.INVALID:
             for anomaly in verdict.anomalies:
                 if anomaly.witness:
-                    return [f"{verdict.checker}: {anomaly.sentence}", *drawing.lines(anomaly, history)]
+                    head = [] if anomaly.sentence in told else [f"{verdict.checker}: {anomaly.sentence}"]
+                    return [*head, *drawing.lines(anomaly, history)]
     return []
 
 
@@ -319,6 +346,3 @@ def sentences(kind: str) -> dict[str, str]:
             return {name: (checker.__doc__ or "").split("\n")[0] for name, checker in CHECKERS.items()}
         case _:
             return dict.fromkeys(configuration.known_names(kind), "")
-
-
-__all__ = ["UsageProblem", "execute", "run", "show_names", "witness"]

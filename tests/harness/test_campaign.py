@@ -356,7 +356,7 @@ def test_a_nights_exit_code_is_its_worst_cells(tmp_path: Path, seen: list[Valid]
         ([Valid.VALID, Valid.INVALID], 0, 0, None),
         ([Valid.VALID, Valid.VALID], 0, 1, "failure"),
         ([Valid.VALID], 1, 0, "skipped"),
-        ([Valid.VALID, Valid.HARNESS_ERROR], 0, 1, "error"),
+        ([Valid.VALID, Valid.HARNESS_ERROR], 0, 255, "error"),
     ],
     ids=["found", "not found", "not found yet", "broken"],
 )
