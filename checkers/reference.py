@@ -272,11 +272,9 @@ def convergence(history: History) -> Expected:
     terms = promise.get("after", "full-read")
     if terms in ("full-read", "handoff"):
         after = quiet if terms == "handoff" else after
-        waiting = (
-            {h[1] for looks in _hints(history, "quiet").values() for h in looks.value}
-            if terms == "handoff"
-            else set()
-        )
+        waiting: set[Any] = set()
+        if terms == "handoff":
+            waiting = {hint[1] for look in _hints(history, "quiet").values() for hint in look.value}
         undecided = not homes or not after
         for key, nodes in homes.items():
             if any(node not in after for node in nodes):

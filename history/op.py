@@ -7,7 +7,8 @@ from typing import Any, Literal
 import msgspec
 
 Process = int | str
-"""Client processes are integers and never reused after `info`; `nemesis` and `probe` are the two strings."""
+"""Client processes are integers and never reused after `info`. `nemesis` and `probe` are no clients; any other name is one
+that outlives `info` (the runner's `reader`)."""
 
 NEMESIS = "nemesis"
 PROBE = "probe"
