@@ -326,6 +326,60 @@ def test_a_restart_that_fails_is_not_verified(tmp_path: Any) -> None:
     world.run(play())
 
 
+def test_a_cut_that_does_not_bite_is_not_verified(tmp_path: Any) -> None:
+    world = stub_world(tmp_path, "n1", "n2", "n3")
+
+    async def play() -> None:
+        await world.start()
+        n2 = inside(world, "n2")
+        await n2.shell.run(f"{n2.tables.four} -I INPUT 1 -p udp -j ACCEPT")
+        inert = await world.inject(
+            Partition("isolate", (("n1", "n2"), ("n2", "n1"), ("n3", "n2"), ("n2", "n3")))
+        )
+        assert not inert.verified
+        assert inert.after["lost"] == ["n2>n1", "n2>n3"]
+
+    world.run(play())
+
+
+def test_nodes_that_hear_nothing_at_all_prove_no_partition(tmp_path: Any) -> None:
+    world = stub_world(tmp_path, "n1", "n2", "n3")
+
+    async def play() -> None:
+        await world.start()
+        deaf = [inside(world, name) for name in world.nodes]
+        for node in deaf:
+            await node.shell.run(
+                "; ".join(f"{node.tables.four} -A INPUT -p udp -s {other.address} -j DROP" for other in deaf)
+            )
+        evidence = await world.inject(Partition("one-way", (("n1", "n2"),)))
+        assert evidence.before["carried"] == evidence.after["carried"] == 0
+        assert not evidence.verified
+        assert not (await world.inject(HealPartition())).verified
+
+    world.run(play())
+
+
+def test_what_fired_is_the_traffic_of_others_and_not_our_probes(tmp_path: Any) -> None:
+    world = stub_world(tmp_path, "n1", "n2", "n3")
+    cut = Partition("one-way", (("n1", "n2"),))
+
+    async def play() -> None:
+        await world.start()
+        await world.inject(cut)
+        assert (await world.inject(HealPartition())).fired == 0
+        await world.inject(cut)
+        for _ in range(3):
+            await inside(world, "n1").shell.run(f"echo x >/dev/udp/{world.address('n2')}/9")
+        # What one partition caught still counts when another takes its place.
+        await world.inject(Partition("one-way", (("n2", "n1"),)))
+        await inside(world, "n2").shell.run(f"echo x >/dev/udp/{world.address('n1')}/9")
+        assert (await world.inject(HealPartition())).fired == 4
+        assert (await world.inject(HealPartition())).fired == 0
+
+    world.run(play())
+
+
 def test_ipv6_is_cut_together_with_ipv4(tmp_path: Any) -> None:
     world = stub_world(tmp_path, "n1", "n2", "n3", ipv6=True)
     listens = "grep -q ':1F4A .*:0000 0A' /proc/net/tcp6"
