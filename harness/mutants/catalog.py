@@ -24,7 +24,7 @@ _ALL: tuple[Mutant, ...] = (
 """,
             ),
         ),
-        combination="handoff-only",
+        combination="handoff-converges",
         seen_by=("convergence",),
     ),
     Mutant(
