@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from checkers import CHECKERS
-from harness.cli import main
+from harness.cli import cli
 from harness.mutants.catalog import MUTANTS
 from harness.standard import COMBINATIONS
 from nemeses.fault import FAMILIES
@@ -33,7 +33,7 @@ def in_docs(page: str, names: list[str]) -> list[str]:
         ("faults.md", list(FAMILIES)),
         ("mutants.md", list(MUTANTS)),
         ("standard.md", list(COMBINATIONS)),
-        ("commands.md", [f"sunder {name}" for name in main.commands]),
+        ("commands.md", [f"sunder {name}" for name in cli.commands]),
     ],
 )
 def test_everything_that_has_a_name_stands_in_the_docs(page: str, names: list[str]) -> None:
