@@ -191,8 +191,10 @@ class _Interpretation:
         self._failure: BaseException | None = None
         self._closing = False
         self._asked = False
+        self._steady = False
+        """Completions need not wake the main task: the generator waits for nothing but the time, and does not hear."""
         self._wake = world.future()
-        self._alarms: list[tuple[int, Any]] = []
+        self._alarms: list[tuple[int, asyncio.Future[None]]] = []
 
     def _unretired(self, process: int) -> int:
         while self._recorder.retired(process):
@@ -240,7 +242,7 @@ class _Interpretation:
 
     def _invoke_all(self, now: int) -> int | None:
         """Invokes whatever is due; returns when to ask again (NEVER: after an event), or None when exhausted."""
-        self._asked = False
+        self._asked = self._steady = False
         while True:
             context = self._context(now)
             try:
@@ -252,6 +254,7 @@ class _Interpretation:
                 return None
             ask, self._generator = step
             if isinstance(ask, Pending):
+                self._steady = ask.steady and not self._hears
                 return ask.until
             self._asked = True
             if ask.type == "info":
@@ -364,7 +367,9 @@ class _Interpretation:
         process: Process = op.process
         if self._recorder.depth(process) > 1 and done.type != "info":
             done = self._error(op, f"the client completed {op.f!r} with a request of it still open")
-        self._completed.append(self._recorder.complete(done))
+        completed = self._recorder.complete(done)
+        if self._hears:
+            self._completed.append(completed)
         worker.op = None
         self._busy &= ~bit(worker.thread)
         if done.type == "info" and isinstance(process, int):
@@ -373,7 +378,8 @@ class _Interpretation:
             thread = worker.thread
             self._processes = (*self._processes[:thread], fresh, *self._processes[thread + 1 :])
             self._close_client(worker, process)
-        self._rouse()
+        if not self._steady:
+            self._rouse()
 
     def _error(self, op: Op, sentence: str, problem: BaseException | None = None) -> Op:
         """Notes a harness error and returns the completion that admits it."""
@@ -415,23 +421,28 @@ class _Interpretation:
         """Makes sure that the main task wakes by then. An earlier alarm will do: it only asks once more."""
         if self._alarms and self._alarms[-1][0] <= until:
             return
-        task = self._world.spawn(self._ring(until), name="alarm")
-        self._alarms.append((until, task))
+        # In the simulator what sleeps is a future, and no task is needed to wait for it.
+        sleeping = asyncio.ensure_future(self._world.sleep(max(0, until - self._world.now_ns())))
+        sleeping.add_done_callback(self._ring)
+        self._alarms.append((until, sleeping))
 
-    async def _ring(self, until: int) -> None:
-        while (left := until - self._world.now_ns()) > 0:
-            await self._world.sleep(left)
+    def _ring(self, sleeping: asyncio.Future[None]) -> None:
+        if sleeping.cancelled():
+            return
         # Later alarms were set earlier, so this one is the last of the list.
-        self._alarms = [a for a in self._alarms if a[0] > until]
-        self._rouse()
+        until, _ = self._alarms.pop()
+        if self._world.now_ns() < until:  # timers of a real loop are not that exact
+            self._alarm(until)
+        else:
+            self._rouse()
 
     # The end
 
     def close(self) -> None:
         """Cancels every task and closes every client; never waits."""
         self._closing = True
-        for _, task in self._alarms:
-            task.cancel()
+        for _, sleeping in self._alarms:
+            sleeping.cancel()
         for worker in self._workers.values():
             worker.task.cancel()
             self._gone.append(worker)

@@ -109,6 +109,8 @@ class Pending(msgspec.Struct, frozen=True, gc=False):
     """Nothing to do before the next event, or before the time `until`."""
 
     until: int = NEVER
+    steady: bool = False
+    """No event before `until` can change that: who runs the generator may save the trouble of asking."""
 
 
 PENDING = Pending()
@@ -228,7 +230,7 @@ class _Sleep(msgspec.Struct, frozen=True):
 
     def op(self, ctx: Context) -> Step | None:
         until = ctx.time + self.delay_ns if self.until is None else self.until
-        return None if ctx.time >= until else (Pending(until), _Sleep(self.delay_ns, until))
+        return None if ctx.time >= until else (Pending(until, True), _Sleep(self.delay_ns, until))
 
     def update(self, ctx: Context, event: Op) -> Generator:
         return self
@@ -400,7 +402,7 @@ class _Stagger(msgspec.Struct, frozen=True):
         if due is None:
             due = now + self._gap(ctx.draw, 0)
         if now < due:
-            return Pending(due), (self if due == self.due else self._with(self.gen, self.number, due))
+            return Pending(due, True), (self if due == self.due else self._with(self.gen, self.number, due))
         step = self.gen.op(ctx)
         if step is None:
             return None
@@ -446,7 +448,7 @@ class _Delay(msgspec.Struct, frozen=True):
         now = ctx.time
         due = now if self.due is None else self.due
         if now < due:
-            return Pending(due), self
+            return Pending(due, True), self
         step = self.gen.op(ctx)
         if step is None:
             return None
@@ -481,7 +483,7 @@ class _TimeLimit(msgspec.Struct, frozen=True):
             return None
         ask, after = step
         if isinstance(ask, Pending) and ask.until > end:
-            ask = Pending(end)
+            ask = Pending(end, ask.steady)
         same = after is self.gen and end == self.end
         return ask, (self if same else _TimeLimit(self.limit_ns, after, end))
 
@@ -565,7 +567,7 @@ class _AnyOf(msgspec.Struct, frozen=True):
         return any(g is not None and g.hears for g in self.gens)
 
     def op(self, ctx: Context) -> Step | None:
-        gens, count, until, alive = self.gens, len(self.gens), NEVER, False
+        gens, count, until, alive, steady = self.gens, len(self.gens), NEVER, False, True
         for k in range(self.turn, self.turn + count):
             i = k % count
             gen = gens[i]
@@ -582,9 +584,10 @@ class _AnyOf(msgspec.Struct, frozen=True):
                 return ask, _AnyOf((i + 1) % count, gens)
             alive = True
             until = min(until, ask.until)
+            steady = steady and ask.steady
         if not alive:
             return None
-        return (PENDING if until == NEVER else Pending(until)), (
+        return (PENDING if until == NEVER else Pending(until, steady)), (
             self if gens is self.gens else _AnyOf(self.turn, gens)
         )
 

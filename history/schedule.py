@@ -208,12 +208,13 @@ class _Script(msgspec.Struct, frozen=True):
 
     def op(self, ctx: Context) -> Step | None:
         now, busy = ctx.time, ctx.busy
-        until, left, best, chosen = NEVER, False, (NEVER, NEVER), -1
+        until, left, steady, best, chosen = NEVER, False, True, (NEVER, NEVER), -1
         for i, (queue, head) in enumerate(zip(self.queues, self.heads, strict=True)):
             if head == len(queue):
                 continue
             left = True
             if busy >> i & 1:  # the bit of thread i - 1
+                steady = False
                 continue
             time, order, _ = queue[head]
             if time > now:
@@ -225,8 +226,8 @@ class _Script(msgspec.Struct, frozen=True):
             heads = (*self.heads[:chosen], head + 1, *self.heads[chosen + 1 :])
             return self.queues[chosen][head][2], _Script(self.queues, heads, self.end)
         if left:
-            return (Pending(until) if until < NEVER else PENDING), self
-        return (Pending(self.end), self) if now < self.end else None
+            return (Pending(until, steady) if until < NEVER else PENDING), self
+        return (Pending(self.end, True), self) if now < self.end else None
 
     def update(self, ctx: Context, event: Op) -> Generator:
         return self
