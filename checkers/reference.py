@@ -192,10 +192,9 @@ def siblings(history: History) -> Expected:
         if finals and len(finals[-1][1]) > 1:
             final, ids = finals[-1]
             for v in ids:
-                first = _first_cover(history, key, puts, v)
-                if first is None or first.end > final.index:
-                    continue
-                if first.f == "delete" or first.invoke.value not in ids:
+                beside = any(w in puts and v in _anc(puts, _context(puts, puts[w])) for w in ids)
+                covering = _covering(history, key, puts, v)
+                if not beside and any(w.end < final.index for w in covering):
                     found.add(("unresolved", key, v))
     return _expected(found, not answered)
 
@@ -204,10 +203,6 @@ def _covering(history: History, key: Any, puts: dict[Any, Operation], v: Any) ->
     """Acknowledged writes that cover v."""
     writes = [p for p in puts.values() if p.type == "ok"] + _deletes(history, key, "ok")
     return [w for w in writes if v in _anc(puts, _context(puts, w))]
-
-
-def _first_cover(history: History, key: Any, puts: dict[Any, Operation], v: Any) -> Operation | None:
-    return min(_covering(history, key, puts, v), key=lambda w: w.end, default=None)
 
 
 def antichain(history: History, key: Any, before: int) -> int:

@@ -206,15 +206,15 @@ def _explosion(graph: Graph) -> list[Anomaly]:
 
 
 def _unresolved(graph: Graph) -> list[Anomaly]:
-    """Of several values at last, those that an acknowledged write covers, though that write is not beside them."""
+    """Of several values at last, those that an acknowledged write covers, though no value beside them does."""
     final = graph.final
     assert final is not None, graph.key
-    last = set(final.value)
+    beside = graph.closure(v for id in final.value for v in graph.contexts.get(id, ()))
     covered = graph.covered()
     found: list[Anomaly] = []
     for v in dict.fromkeys(final.value):
         write = covered.get(v)
-        if write is None or write.end > final.index or (write.f == "put" and write.invoke.value in last):
+        if write is None or write.end > final.index or v in beside:
             continue
         put = graph.puts[v]
         steps: list[Step] = [
