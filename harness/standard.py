@@ -74,6 +74,7 @@ COMBINATIONS: dict[str, Combination] = {
             "register",
             "partition,pause",
             read_repair="off",
+            keys=100,  # few writes are overwritten, so that what one lost hint leaves behind is still there at the end
         ),
         _cell(
             "read-repair-only",
