@@ -102,6 +102,7 @@ def test_an_image_of_another_version_is_not_used(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.docker
+@pytest.mark.slow
 def test_a_local_image_can_be_the_base() -> None:
     tag = node_image()
     # The node image itself has all that a base needs: a bash, a python3, an iptables.
