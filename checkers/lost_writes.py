@@ -299,6 +299,9 @@ def _gone(graph: Graph, look: _Look, id: Any, saw: Reply | None, rival: Operatio
     steps, links = _told(graph, look, id, saw)
     start = f"put {id} of key {graph.key} (event {put.index}) was acknowledged and is lost: "
     if rival is None:
+        last = max([*graph.puts.values(), *graph.deletes], key=lambda o: o.index)
+        if last.index != put.index and last.possible:
+            steps.append((last, f"the last write of the key; it does not cover {id}"))
         return anomaly("vanished", graph.key, start + "nothing that covers it is left", steps, links)
     other = rival.invoke.value
     steps.append((rival, f"survived; neither covers the other, so both {id} and {other} had to stay"))
