@@ -88,7 +88,9 @@ def _band(history: History, faults: list[Operation], position: int) -> Band:
         before=evidence.get("before"),
         after=evidence.get("after"),
         fired=_ns(fired),
-        error=(harm.complete.error or "the world could not make it") if harm.type == "fail" and harm.complete else None,
+        error=(harm.complete.error or "the world could not make it")
+        if harm.type == "fail" and harm.complete
+        else None,
     )
 
 
@@ -118,8 +120,12 @@ def _suffered(harm: Operation, asked: Mapping[str, Any], nodes: Sequence[str]) -
             return dict.fromkeys(hit, word), f"{harm.f} {' '.join(hit)}"
         case "skew":
             offsets = {str(n): _ns(ns) or 0 for n, ns in _mapping(asked.get("offsets_ns")).items()}
-            notes = {n: f"clock {'+' if ns >= 0 else '−'}{duration(abs(ns))}" for n, ns in offsets.items() if ns}
-            return notes, "skew " + " ".join(f"{n} {note.removeprefix('clock ')}" for n, note in notes.items())
+            notes = {
+                n: f"clock {'+' if ns >= 0 else '−'}{duration(abs(ns))}" for n, ns in offsets.items() if ns
+            }
+            return notes, "skew " + " ".join(
+                f"{n} {note.removeprefix('clock ')}" for n, note in notes.items()
+            )
         case _:
             return {}, harm.f
 

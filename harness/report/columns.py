@@ -10,9 +10,10 @@ import base64
 import sys
 import zlib
 from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from heapq import heappop, heappush
-from itertools import pairwise
+from itertools import islice, pairwise
 from math import log2
 from typing import Any, cast
 
@@ -24,11 +25,13 @@ from history.history import Operation
 from history.op import Process
 
 EXACT_MAX = 300_000
-"""Beyond so many operations times are rounded: starts to a tenth of the mean gap, durations to 2 %."""
-STEPS_PER_OCTAVE = 16
+"""Beyond so many operations times are rounded: starts to a quarter of the mean gap, durations to 5 %."""
+STEPS_PER_OCTAVE = 8
 
 DETAILED_MAX = 60_000
-"""Operations whose values are kept as text; with more, those near a witness come first."""
+"""Operations whose values are kept as text, if there are no more of them."""
+DETAILED_NEAR_MAX = 4_000
+"""With more only those near a witness are, and as many others on its key."""
 WORDS_MAX = 5_000
 """Distinct keys and errors that are kept; what comes later is all called `…`."""
 TEXT_MAX = 160
@@ -52,7 +55,9 @@ def lanes(operations: Sequence[Operation], concurrency: int | None = None) -> La
     last: dict[Process, int] = {}
     for o in operations:
         first.setdefault(o.process, o.index)
-        last[o.process] = max(o.index, last.get(o.process, 0), o.complete.index if o.complete is not None else 0)
+        last[o.process] = max(
+            o.index, last.get(o.process, 0), o.complete.index if o.complete is not None else 0
+        )
     numbered = sorted((p for p in first if isinstance(p, int)), key=first.__getitem__)
     of: dict[Process, int] = {}
     if concurrency and _apart(numbered, concurrency, first, last):
@@ -91,15 +96,16 @@ def _apart(
 
 
 def _lane_name(processes: list[Process]) -> str:
-    return str(processes[0]) if len(processes) == 1 else f"{processes[0]} +{len(processes) - 1}"
+    name = f"process {processes[0]}" if isinstance(processes[0], int) else processes[0]
+    return name if len(processes) == 1 else f"{name} {ELLIPSIS}"
 
 
 class Pack:
-    """Columns and a header, put together into one compressed block of text."""
+    """Columns and a header, each compressed by itself, put together into one block of text."""
 
     def __init__(self) -> None:
         self._directory: dict[str, list[int]] = {}
-        self._planes: list[bytes] = []
+        self._blocks: list[bytes] = []
         self._size = 0
 
     def column(self, name: str, values: Iterable[int]) -> None:
@@ -110,27 +116,37 @@ class Pack:
             raw.byteswap()
         content = raw.tobytes()
         width = max(1, (max(raw, default=0).bit_length() + 7) // 8)
-        self._directory[name] = [len(raw), width, self._size]
-        for plane in range(width):
-            self._planes.append(content[plane::4])
-        self._size += width * len(raw)
+        self._add(name, len(raw), width, b"".join(content[plane::4] for plane in range(width)))
 
     def texts(self, name: str, lines: Iterable[str]) -> None:
         """Adds texts without line breaks; the width 0 marks them."""
         content = "\n".join(lines).encode()
-        self._directory[name] = [len(content), 0, self._size]
-        self._planes.append(content)
-        self._size += len(content)
+        self._add(name, len(content), 0, content)
+
+    def _add(self, name: str, count: int, width: int, content: bytes) -> None:
+        block = _squeezed(content)
+        self._directory[name] = [count, width, self._size, len(block)]
+        self._blocks.append(block)
+        self._size += len(block)
 
     def seal(self, header: Mapping[str, Any]) -> str:
-        """Length of the header (4 bytes), the header as JSON, the columns; deflated, in base64."""
-        head = msgspec.json.encode({**header, "columns": self._directory})
-        whole = b"".join((len(head).to_bytes(4, "little"), head, *self._planes))
-        return base64.b64encode(zlib.compress(whole, 9)).decode()
+        """Length of the packed header (4 bytes), the header as JSON, the columns; all in base64."""
+        head = _squeezed(msgspec.json.encode({**header, "columns": self._directory}))
+        return base64.b64encode(b"".join((len(head).to_bytes(4, "little"), head, *self._blocks))).decode()
+
+
+def _squeezed(content: bytes) -> bytes:
+    """Deflated the better of two ways: columns of measurements hold no repetitions, and looking for them costs a tenth."""
+    whole = (zlib.compressobj(9, strategy=way) for way in (zlib.Z_HUFFMAN_ONLY, zlib.Z_DEFAULT_STRATEGY))
+    return min((c.compress(content) + c.flush() for c in whole), key=len)
 
 
 def pack_operations(
-    pack: Pack, operations: Sequence[Operation], places: Lanes, windows: Sequence[tuple[int, int]], keys: set[str]
+    pack: Pack,
+    operations: Sequence[Operation],
+    places: Lanes,
+    windows: Sequence[tuple[int, int]],
+    keys: set[str],
 ) -> dict[str, Any]:
     """Adds the clients' operations, by time, and returns what the header has to say of them.
 
@@ -152,7 +168,7 @@ def pack_operations(
     pack.column("error", (_code(codes["error"], _error(o)) for o in ordered))
     pack.column("node", _changes((_code(codes["node"], o.node) for o in ordered), lane_of))
     pack.column("depth", _depths(ordered))
-    pack.column("siblings", (_siblings(o) for o in ordered))
+    pack.column("siblings", (_siblings(o) for o in ordered if o.f == "get" and o.type == "ok"))
     if exact:
         lines = [o.index for o in ordered]
         pack.column("line", (_zigzag(b - a) for a, b in pairwise([0, *lines])))
@@ -170,7 +186,7 @@ def pack_operations(
         "origin": origin // 1_000,
         "steps": STEPS_PER_OCTAVE,
         "everything": len(detailed) == len(ordered),
-        "processes": _processes(ordered, places),
+        "processes": _processes(pack, ordered, places),
         "lanes": places.names,
         "words": {
             name: [None if w is None else printable(str(w)) for w in words] for name, words in codes.items()
@@ -179,12 +195,9 @@ def pack_operations(
 
 
 def _quantum(ordered: Sequence[Operation]) -> int:
-    """A power of ten (nanoseconds, at least 1 µs) that is at most a tenth of the mean gap between operations."""
+    """A quarter of the mean gap between operations, in nanoseconds: whole microseconds, at least one."""
     gap = (ordered[-1].invoke.time - ordered[0].invoke.time) / len(ordered)
-    quantum = 1_000
-    while quantum * 100 <= gap:
-        quantum *= 10
-    return quantum
+    return max(1_000, int(gap / 4_000) * 1_000)
 
 
 def _took(o: Operation, exact: bool) -> int:
@@ -225,10 +238,8 @@ def _depths(ordered: Sequence[Operation]) -> list[int]:
 
 
 def _siblings(o: Operation) -> int:
-    """1 + the number of siblings that an answered `get` returned; 0 for everything else."""
-    if o.f != "get" or o.type != "ok" or not isinstance(o.value, list):
-        return 0
-    return 1 + len(cast("list[Any]", o.value))
+    """1 + the number of siblings that an answered `get` returned; 0 where it was something else than a list."""
+    return 1 + len(cast("list[Any]", o.value)) if isinstance(o.value, list) else 0
 
 
 def _zigzag(number: int) -> int:
@@ -239,13 +250,14 @@ def _detailed(ordered: Sequence[Operation], windows: Sequence[tuple[int, int]], 
     """Positions of the operations that are kept in detail, in order."""
     if len(ordered) <= DETAILED_MAX:
         return list(range(len(ordered)))
-    chosen: set[int] = set()
-    for near in (True, False):
-        for i, o in enumerate(ordered):
-            if len(chosen) >= DETAILED_MAX:
-                return sorted(chosen)
-            if near == any(a <= o.invoke.time <= b for a, b in windows) and (near or _word(o.key) in keys):
-                chosen.add(i)
+    begun = [o.invoke.time for o in ordered]
+    near: dict[int, None] = {}
+    for start, end in windows:
+        near |= dict.fromkeys(range(bisect_left(begun, start), bisect_right(begun, end)))
+    chosen = set(list(near)[:DETAILED_NEAR_MAX])
+    if keys:
+        others = (i for i, o in enumerate(ordered) if i not in near and _word(o.key) in keys)
+        chosen |= set(islice(others, DETAILED_NEAR_MAX))
     return sorted(chosen)
 
 
@@ -253,10 +265,25 @@ def _text(value: Any) -> str:
     return "" if value is None else printable(json(value, TEXT_MAX)).replace("\n", "\\n")
 
 
-def _processes(ordered: Sequence[Operation], places: Lanes) -> list[list[Any]]:
-    """[name, lane, position of its first operation]: from there on the lane's operations are its own."""
-    found: dict[Process, list[Any]] = {}
+def _processes(pack: Pack, ordered: Sequence[Operation], places: Lanes) -> list[Process]:
+    """Adds where each process begins in its lane: from there on the lane's operations are its own.
+
+    Numbers are told as differences to the process before in the lane; returns the names of those that have no number.
+    """
+    begun: dict[Process, int] = {}
     for i, o in enumerate(ordered):
-        if o.process not in found:
-            found[o.process] = [o.process, places.of[o.process], i]
-    return list(found.values())
+        begun.setdefault(o.process, i)
+    last: dict[int, int] = {}
+    numbers: list[int] = []
+    named: list[Process] = []
+    for process in begun:
+        if isinstance(process, int):
+            lane = places.of[process]
+            numbers.append(1 + _zigzag(process - last.get(lane, 0)))
+            last[lane] = process
+        else:
+            numbers.append(0)
+            named.append(printable(process))
+    pack.column("begun", (b - a for a, b in pairwise([0, *begun.values()])))
+    pack.column("process", numbers)
+    return named

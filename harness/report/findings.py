@@ -30,7 +30,10 @@ def read(results: Any, header: Header) -> Findings:
     whole = cast("dict[str, Any]", content) if isinstance(content, dict) else {"results": content}
     listed: Any = whole.get("results") or []
     if isinstance(listed, Mapping):
-        listed = [{"checker": name, **verdict} for name, verdict in cast("dict[str, dict[str, Any]]", listed).items()]
+        listed = [
+            {"checker": name, **verdict}
+            for name, verdict in cast("dict[str, dict[str, Any]]", listed).items()
+        ]
     verdicts = msgspec.convert(listed, tuple[Verdict, ...])
     verdict = msgspec.convert(whole["verdict"], Valid) if "verdict" in whole else compose(list(verdicts))
     ordered = tuple(sorted(verdicts, key=lambda v: (not v.judged, PRECEDENCE.index(v.valid))))

@@ -17,7 +17,7 @@ from harness.report import bands, columns, findings, loglines, picture, sections
 from harness.report.findings import Findings
 from harness.report.markup import Markup, el, join, printable
 from harness.report.wording import count, duration, plain
-from history.history import History, Malformed, Operation
+from history.history import NEVER, History, Malformed, Operation
 from history.op import NEMESIS, PROBE
 
 SCRIPTS = ("data.js", "stack.js", "panels.js", "page.js")
@@ -50,21 +50,28 @@ def render(
     found = findings.read(results, history.header)
     run = _Run.of(history)
     shown = [(v, a) for v in found.verdicts for a in v.anomalies]
-    windows = [_window(a, run.by_line) for _, a in shown]
+    windows = [_window(a, run) for _, a in shown]
     lines = loglines.read(logs)
+    parts = {
+        "Witness": sections.witnesses(shown, windows, run.by_line, run.bands, lines),
+        "Timeline": _timeline(run),
+        "Faults": sections.faults(run.bands, history.header.families),
+        "Availability": sections.availability(run.availability, [p.name for p in run.phases]),
+        "Checkers": sections.checkers(found),
+        "Setup": sections.setup(history.header, environment or {}),
+    }
     body = join(
-        _top(found, title, any(v.judged for v, _ in shown)),
+        _top(found, title, [name for name, part in parts.items() if f'id="{name.lower()}"' in part]),
         picture.definitions(),
         el(
             "main",
             _verdict(found, run, command or found.repeat),
-            sections.witnesses(shown, windows, run.by_line, run.bands, lines),
-            _timeline(run),
-            sections.faults(run.bands, history.header.families),
-            sections.availability(run.availability, [p.name for p in run.phases]),
-            sections.checkers(found),
-            sections.setup(history.header, environment or {}),
-            el("p", "Made by sunder. This file holds everything that it shows and asks for nothing.", class_="foot"),
+            *parts.values(),
+            el(
+                "p",
+                "Made by sunder. This file holds everything that it shows and asks for nothing.",
+                class_="foot",
+            ),
         ),
     )
     data = _data(run, shown, windows)
@@ -112,41 +119,43 @@ class _Run(msgspec.Struct, frozen=True, kw_only=True):
         return min(0, begin) // 1_000, series.end_ns(self.history) // 1_000 + 1
 
 
-def _window(anomaly: Anomaly, by_line: Mapping[int, Operation]) -> tuple[int, int]:
-    """The stretch of time, in nanoseconds, that shows an anomaly's witness and some time around it."""
-    times: list[int] = []
-    for line in anomaly.witness:
-        if line in by_line:
-            o = by_line[line]
-            times += [o.invoke.time, (o.complete or o.invoke).time]
-    if not times:
+def _window(anomaly: Anomaly, run: _Run) -> tuple[int, int]:
+    """The stretch of time, in nanoseconds, that shows an anomaly's witness and some time around it.
+
+    Looks at the outcome after the heal lie far behind what went wrong: they count only where there is nothing else.
+    """
+    found = picture.witness(anomaly, run.by_line)
+    healed = next((p.start for p in run.phases if p.name == "heal"), NEVER)
+    chosen = [o for o in found if o.index < healed] or found
+    if not chosen:
         return 0, 0
+    times = [t for o in chosen for t in (o.invoke.time, (o.complete or o.invoke).time)]
     pad = max(PAD_NS, int((max(times) - min(times)) * WINDOW_SHARE))
-    return min(times) - pad, max(times) + pad
+    first, last = run.span_us
+    return max(first * 1_000, min(times) - pad), min(last * 1_000, max(times) + pad)
 
 
-def _top(found: Findings, title: str, witness: bool) -> Markup:
-    links = [
-        ("witness", "Witness") if witness else None,
-        ("timeline", "Timeline"),
-        ("faults", "Faults"),
-        ("availability", "Availability"),
-        ("checkers", "Checkers"),
-        ("setup", "Setup"),
-    ]
+def _top(found: Findings, title: str, links: Sequence[str]) -> Markup:
     return el(
         "header",
-        el("a", sections.icon(str(found.verdict)), "sunder", class_=f"brand tone-{found.verdict}", href="#verdict"),
+        el(
+            "a",
+            sections.icon(str(found.verdict)),
+            "sunder",
+            class_=f"brand tone-{found.verdict}",
+            href="#verdict",
+        ),
         el("span", title, class_="run"),
-        el("nav", *(el("a", link[1], href=f"#{link[0]}") for link in links if link), aria_label="Sections"),
+        el("nav", *(el("a", name, href=f"#{name.lower()}") for name in links), aria_label="Sections"),
         class_="bar-top",
     )
 
 
 def _verdict(found: Findings, run: _Run, command: str) -> Markup:
     header = run.history.header
-    word = WORDS[found.verdict]
     said = found.sentence.removeprefix(f"{found.verdict}: ")
+    by = next((v.checker for v in found.verdicts if said.startswith(f"{v.checker}: ")), "")
+    said = said.removeprefix(f"{by}: ")
     asked = sum(o.parent is None for o in run.clients)
     verified = sum(b.verified for b in run.bands)
     facts: list[tuple[str, Any]] = [
@@ -163,8 +172,14 @@ def _verdict(found: Findings, run: _Run, command: str) -> Markup:
         facts.append(("planted bug", found.mutant))
     return el(
         "section",
-        el("div", sections.icon(str(found.verdict)), word, class_="word"),
-        el("h1", said[:1].upper() + said[1:]),
+        el(
+            "div",
+            sections.icon(str(found.verdict)),
+            WORDS[found.verdict],
+            el("span", by, class_="by") if by else None,
+            class_="word",
+        ),
+        el("h1", said[:1].upper() + said[1:] or "No reason was given"),
         _repeat(command, header.world),
         el(
             "ul",
@@ -319,7 +334,12 @@ def _data(run: _Run, shown: Sequence[tuple[Verdict, Anomaly]], windows: Sequence
                     "key": None if a.key is None else printable(plain(a.key, 80)),
                     "window": [w[0] // 1_000, w[1] // 1_000],
                     "operations": [
-                        {"number": i + 1, "line": o.index, "at": o.invoke.time // 1_000, "lane": places.of.get(o.process)}
+                        {
+                            "number": i + 1,
+                            "line": o.index,
+                            "at": o.invoke.time // 1_000,
+                            "lane": places.of.get(o.process),
+                        }
                         for i, o in enumerate(picture.witness(a, run.by_line))
                     ],
                 }

@@ -8,7 +8,7 @@ from typing import Any, cast
 import msgspec
 
 from checkers.verdict import Anomaly, Edge
-from harness.report.bands import Band
+from harness.report.bands import FAMILIES, Band
 from harness.report.markup import Markup, el, join
 from harness.report.wording import cut, duration, plain, seconds
 from history.history import NEVER, Operation
@@ -18,9 +18,13 @@ GUTTER = 118
 LANE = 64
 BAR = 28
 STEP = 26
+WIDTH = 1_150
+"""Diagrams are spread out to this width where their steps need not grow beyond STEP_MAX."""
+STEP_MAX = 120
 CHARACTER = 6.7
 LABEL_MAX = 34
 STRIP = 18
+BREAK = 44
 GAP_MIN_NS = 20_000_000
 GAPS_MAX = 5
 
@@ -46,6 +50,18 @@ class _Placed(msgspec.Struct, frozen=True):
     right: float
     lane: int
     label: str
+
+
+class _Strip(msgspec.Struct, frozen=True):
+    """The stretch of the axis, in pixels, of one fault or of several that touch there."""
+
+    bands: tuple[Band, ...]
+    left: float
+    right: float
+
+    @property
+    def label(self) -> str:
+        return self.bands[0].label if len(self.bands) == 1 else f"{len(self.bands)} faults"
 
 
 def witness(anomaly: Anomaly, operations: dict[int, Operation]) -> list[Operation]:
@@ -83,11 +99,13 @@ def draw(anomaly: Anomaly, operations: dict[int, Operation], faults: Sequence[Ba
     bottom = top + LANE * len(lanes) + 6
     width, height = axis.right + 16, bottom + 34
     arrows = _Arrows(placed, top, width)
+    edges = [arrows.draw(e, by_index) for e in anomaly.edges]
     body = join(
-        *(_strip(band, left, right, 10 + STRIP * row) for row, (band, left, right) in enumerate(strips)),
+        *(_strip_row(family, strips[family], 8 + STRIP * row) for row, family in enumerate(strips)),
         *(_lane_line(text, top + LANE * i, width) for i, text in enumerate(lanes)),
-        *(_bar(p, top, name, axis) for p in placed),
-        *(arrows.draw(e, by_index) for e in anomaly.edges),
+        *(line for line, _ in edges),  # under the bars, so that no arrow strikes out a label
+        *(_bar(p, top, name) for p in placed),
+        *(label for _, label in edges),
         _axis(axis, bottom, placed),
     )
     said = f"{len(ops)} operations in order: " + "; ".join(
@@ -153,23 +171,34 @@ class _Axis:
         self._order = order
         self._at: dict[int, float] = {}
         self.gaps: list[tuple[float, float, int]] = []
+        bars = {o.index: width for o, width in zip(ops, widths, strict=True)}
+        endless = [o.index for o in ops if o.end == NEVER]
+        self._place(moments, ends, gaps, STEP)
+        spare = WIDTH - max([self._at[order[-1]] + 24, *(self._at[i] + bars[i] + 30 for i in endless)])
+        free = sum(i not in ends for i in order[1:])
+        if spare > 0 and free:
+            self._place(moments, ends, gaps, min(STEP_MAX, STEP + spare / free))
+        self.right = max(
+            [self._at[order[-1]] + 24, GUTTER + 420.0, *(self._at[i] + bars[i] + 30 for i in endless)]
+        )
+
+    def _place(
+        self, moments: dict[int, int], ends: dict[int, tuple[int, float]], gaps: list[int], step: float
+    ) -> None:
+        """Puts events one after another: `step` apart, the end of a bar as far as its label needs."""
+        self.gaps.clear()
         x = float(GUTTER)
-        for position, index in enumerate(order):
+        for position, index in enumerate(self._order):
             if position:
-                before = order[position - 1]
-                x += STEP
-                if index in gaps:
-                    x += 44
+                before = self._order[position - 1]
+                x += STEP if index in ends else step
+                x += BREAK if index in gaps else 0
                 if index in ends:
                     start, width = ends[index]
                     x = max(x, self._at[start] + width)
                 if index in gaps:
                     self.gaps.append((self._at[before], x, moments[index] - moments[before]))
             self._at[index] = x
-        open_ended = [
-            self._at[o.index] + width + 30 for o, width in zip(ops, widths, strict=True) if o.end == NEVER
-        ]
-        self.right = max([x + 24, GUTTER + 420.0, *open_ended])
 
     def at(self, index: int) -> float:
         """Where an event stands; events in between are placed between their neighbours."""
@@ -213,7 +242,14 @@ def definitions() -> Markup:
         )
         for family, d in WEAVES.items()
     ]
-    return el("svg", el("defs", *heads, *patterns), class_="picture definitions", width=0, height=0, aria_hidden="true")
+    return el(
+        "svg",
+        el("defs", *heads, *patterns),
+        class_="picture definitions",
+        width=0,
+        height=0,
+        aria_hidden="true",
+    )
 
 
 WEAVES = {
@@ -227,31 +263,47 @@ WEAVES = {
 """The pattern of each family's bands, so that they can be told apart without colour; assets/panels.js draws the same."""
 
 
-def _strips(faults: Sequence[Band], ops: Sequence[Operation], axis: _Axis) -> list[tuple[Band, float, float]]:
-    """The faults that stood while the witness happened, as stretches of the axis."""
+def _strips(faults: Sequence[Band], ops: Sequence[Operation], axis: _Axis) -> dict[str, list[_Strip]]:
+    """The faults that stood while the witness happened, by family, as stretches of the axis."""
     first = min(o.index for o in ops)
     last = max(o.index if o.end == NEVER else o.end for o in ops)
     standing = [b for b in faults if b.standing and b.start <= last and b.end >= first]
-    return [(b, axis.at(b.start), axis.right if b.end == NEVER else axis.at(b.end)) for b in standing[:8]]
+    strips: dict[str, list[_Strip]] = {}
+    for family in FAMILIES:
+        for b in standing:
+            if b.family == family:
+                left, right = axis.at(b.start), axis.right if b.end == NEVER else axis.at(b.end)
+                row = strips.setdefault(family, [])
+                if row and left < row[-1].right + 2:
+                    # Too close together to be told apart: one strip for all of them.
+                    row[-1] = _Strip((*row[-1].bands, b), row[-1].left, max(row[-1].right, right))
+                else:
+                    row.append(_Strip((b,), left, max(right, left + 6)))
+    return strips
 
 
-def _strip(band: Band, left: float, right: float, y: float) -> Markup:
-    wide = max(6.0, right - left)
-    return el(
-        "g",
-        el("title", f"{band.label}, {seconds(band.start_ns)} to " + _until(band)),
-        el(
+def _strip_row(family: str, strips: Sequence[_Strip], y: float) -> Markup:
+    parts = [el("text", family, x=GUTTER - 16, y=y + 10, class_="strip-name")]
+    for s in strips:
+        title = el(
+            "title", "; ".join(f"{b.label}, {seconds(b.start_ns)} to {_until(b)}" for b in s.bands[:8])
+        )
+        bar = el(
             "rect",
-            x=f"{left:.1f}",
+            x=f"{s.left:.1f}",
             y=y,
-            width=f"{wide:.1f}",
-            height=STRIP - 6,
+            width=f"{s.right - s.left:.1f}",
+            height=STRIP - 5,
             rx=2,
-            fill=f"url(#weave-{band.family})",
-            class_=f"strip {band.family}",
-        ),
-        el("text", cut(band.label, 15), x=GUTTER - 16, y=y + 10, class_="strip-name"),
-    )
+            fill=f"url(#weave-{family})",
+            class_=f"strip {family}" if all(b.verified for b in s.bands) else f"strip {family} unverified",
+        )
+        fits = int((s.right - s.left - 12) / 5.6)
+        label = None
+        if fits >= 6:
+            label = el("text", cut(s.label, fits), x=f"{s.left + 5:.1f}", y=y + 10, class_="strip-label")
+        parts.append(el("g", title, bar, label))
+    return join(*parts)
 
 
 def _until(band: Band) -> str:
@@ -266,7 +318,7 @@ def _lane_line(label: str, y: float, width: float) -> Markup:
     )
 
 
-def _bar(p: _Placed, top: float, name: str, axis: _Axis) -> Markup:
+def _bar(p: _Placed, top: float, name: str) -> Markup:
     """Filled: happened. Hollow: did not. Open to the right: may take effect at any time, for ever."""
     o = p.operation
     y = top + LANE * p.lane + (LANE - BAR) / 2
@@ -303,6 +355,7 @@ class _Arrows:
     def __init__(self, placed: Sequence[_Placed], top: float, width: float) -> None:
         self._top = top
         self._width = width
+        self._anchors: dict[tuple[int, bool], list[float]] = {}
         self._taken = [
             (
                 p.left,
@@ -313,43 +366,50 @@ class _Arrows:
             for p in placed
         ]
 
-    def draw(self, edge: Edge, bars: dict[int, _Placed]) -> Markup:
+    def draw(self, edge: Edge, bars: dict[int, _Placed]) -> tuple[Markup, Markup]:
+        """The line and its name."""
         source, target = bars.get(edge.source), bars.get(edge.destination)
         if source is None or target is None or source is target:
-            return Markup()
+            return Markup(), Markup()
         points = self._route(source, target)
         (x0, y0), (x1, y1), (x2, y2), (x3, y3) = points
         kind = edge.name if edge.name in MEANING else "observed"
         x, y = self._label_place(points, len(edge.name))
-        return el(
-            "g",
-            el(
-                "path",
-                d=f"M{x0:.1f} {y0:.1f} C{x1:.1f} {y1:.1f} {x2:.1f} {y2:.1f} {x3:.1f} {y3:.1f}",
-                marker_end=f"url(#head-{kind})",
-                class_="line",
-            ),
-            el("text", edge.name, x=f"{x:.1f}", y=f"{y + 4:.1f}", class_="edge-name"),
+        line = el(
+            "path",
+            d=f"M{x0:.1f} {y0:.1f} C{x1:.1f} {y1:.1f} {x2:.1f} {y2:.1f} {x3:.1f} {y3:.1f}",
+            marker_end=f"url(#head-{kind})",
             class_=f"edge {kind}",
         )
+        return line, el("text", edge.name, x=f"{x:.1f}", y=f"{y + 4:.1f}", class_=f"edge-name {kind}")
+
+    def _anchor(self, bar: _Placed, x: float, up: bool, inward: int) -> float:
+        """A free place on the bar's upper or lower side near `x`: arrows that share a corner stand side by side."""
+        side = (bar.number, up)
+        while any(abs(x - other) < 9 for other in self._anchors.get(side, ())):
+            x += 10 * inward
+        self._anchors.setdefault(side, []).append(x)
+        return x
 
     def _route(self, source: _Placed, target: _Placed) -> list[tuple[float, float]]:
         middle = [self._top + LANE * p.lane + LANE / 2 for p in (source, target)]
         if source.left >= target.right:
-            x0, x3 = source.left + 6, target.right - 6
+            x0, x3, inward = source.left + 14, target.right - 10, (1, -1)
         elif source.right <= target.left:
-            x0, x3 = source.right - 6, target.left + 6
+            x0, x3, inward = source.right - 10, target.left + 14, (-1, 1)
         else:
-            x0 = x3 = (max(source.left, target.left) + min(source.right, target.right)) / 2
-            x0 -= 8
-            x3 += 8
+            shared = (max(source.left, target.left) + min(source.right, target.right)) / 2
+            x0, x3, inward = shared - 8, shared + 8, (-1, 1)
         if source.lane == target.lane:
+            x0, x3 = self._anchor(source, x0, True, inward[0]), self._anchor(target, x3, True, inward[1])
             rise = middle[0] - BAR / 2
-            lift = rise - 20 - min(18.0, abs(x3 - x0) / 20)
+            lift = rise - 22 - min(16.0, abs(x3 - x0) / 20)
             return [(x0, rise), (x0 + (x3 - x0) * 0.1, lift), (x3 - (x3 - x0) * 0.1, lift), (x3, rise)]
         down = 1 if target.lane > source.lane else -1
+        x0 = self._anchor(source, x0, down < 0, inward[0])
+        x3 = self._anchor(target, x3, down > 0, inward[1])
         y0, y3 = middle[0] + down * BAR / 2, middle[1] - down * BAR / 2
-        bend = max(24.0, abs(y3 - y0) * 0.45)
+        bend = max(24.0, abs(y3 - y0) * 0.5)
         return [(x0, y0), (x0, y0 + down * bend), (x3, y3 - down * bend), (x3, y3)]
 
     def _label_place(self, points: list[tuple[float, float]], length: int) -> tuple[float, float]:
@@ -388,7 +448,9 @@ def _axis(axis: _Axis, y: float, placed: Sequence[_Placed]) -> Markup:
     for p in sorted(placed, key=lambda p: p.left):
         parts.append(el("line", x1=f"{p.left:.1f}", x2=f"{p.left:.1f}", y1=y - 3, y2=y + 3, class_="axis"))
         if p.left >= free:
-            parts.append(el("text", seconds(p.operation.invoke.time), x=f"{p.left:.1f}", y=y + 17, class_="time"))
+            parts.append(
+                el("text", seconds(p.operation.invoke.time), x=f"{p.left:.1f}", y=y + 17, class_="time")
+            )
             free = p.left + 62
     for left, right, lasted in axis.gaps:
         middle = (left + right) / 2

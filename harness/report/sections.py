@@ -19,6 +19,7 @@ from history.history import Operation
 LOG_LINES_MAX = 240
 LOG_TEXT_MAX = 400
 LIST_MAX = 40
+FAULTS_SHOWN = 60
 TEXT_MAX = 4_000
 OPEN_ANOMALIES = 1
 
@@ -36,7 +37,14 @@ def icon(tone: str) -> Markup:
     """A sign for a verdict: each has a shape of its own."""
     return el(
         "svg",
-        el("path", d=_SHAPES[tone], fill="none", stroke="currentColor", stroke_width=2.2, stroke_linecap="round"),
+        el(
+            "path",
+            d=_SHAPES[tone],
+            fill="none",
+            stroke="currentColor",
+            stroke_width=2.2,
+            stroke_linecap="round",
+        ),
         class_="icon",
         viewBox="0 0 16 16",
         aria_hidden="true",
@@ -68,9 +76,15 @@ def witnesses(
         parts[v.judged].append(_anomaly(i, v, a, window, by_line, faults, logs))
     judged, measured = parts[True], parts[False]
     every = "a small set of operations that cannot all have been right"
-    lead = f"This is {every}." if len(judged) == 1 else f"{len(judged)} anomalies, the worst first: each {every}."
+    lead = (
+        f"This is {every}."
+        if len(judged) == 1
+        else f"{len(judged)} anomalies, the worst first: each {every}."
+    )
     return join(
-        el("section", el("h2", "Witness"), el("p", lead, class_="lead"), *judged, id="witness") if judged else None,
+        el("section", el("h2", "Witness"), el("p", lead, class_="lead"), *judged, id="witness")
+        if judged
+        else None,
         el(
             "section",
             el("h2", "Measured anomalies"),
@@ -134,21 +148,27 @@ def _story(anomaly: Anomaly, operations: Sequence[Operation], name: str) -> Mark
     items: list[Markup] = []
     for i, o in enumerate(operations):
         lasted = "never ended" if o.complete is None else f"took {duration(o.complete.time - o.invoke.time)}"
-        ended = {"ok": "ok", "fail": "failed: did not happen", "info": "nobody knows whether it happened"}[o.type]
+        ended = {"ok": "ok", "fail": "failed: did not happen", "info": "nobody knows whether it happened"}[
+            o.type
+        ]
         who = f"process {o.process}" if isinstance(o.process, int) else str(o.process)
         key = "" if o.key is None else f" {plain(o.key, 30)}"
         asked = "" if o.invoke.value is None else f" {plain(o.invoke.value, 40)}"
-        answer = f" → {picture.brief(o, anomaly.key).partition(' → ')[2]}" if o.f in picture.ANSWERS and o.type == "ok" else ""
+        answer = (
+            f" → {picture.brief(o, anomaly.key).partition(' → ')[2]}"
+            if o.f in picture.ANSWERS and o.type == "ok"
+            else ""
+        )
         items.append(
             el(
                 "li",
                 el("span", i + 1, class_="n"),
-                el("span", f"{o.f}{key}{asked}{answer}", class_="what"),
+                el("span", f"{o.f}{key}{asked}{answer}", _context(o), class_="what"),
                 el(
                     "span",
                     f"{who}{' via ' + o.node if o.node else ''}, {ended}",
                     el("br"),
-                    f"at {seconds(o.invoke.time)}, {lasted}, line {o.index}",
+                    f"{seconds(o.invoke.time)}, {lasted}, line {o.index}",
                     class_="where",
                 ),
                 el("span", anomaly.why[i] if i < len(anomaly.why) else "", class_="why"),
@@ -156,6 +176,15 @@ def _story(anomaly: Anomaly, operations: Sequence[Operation], name: str) -> Mark
             )
         )
     return el("ol", *items, class_="story")
+
+
+def _context(o: Operation) -> Markup:
+    """Which values a write said that it had seen."""
+    context = o.invoke.meta.get("context")
+    if not isinstance(context, list):
+        return Markup()
+    seen = plain(context, 60)
+    return join(el("br"), el("span", f"having seen {seen}" if seen else "having seen nothing", class_="hint"))
 
 
 def _log(logs: Logs, window: tuple[int, int], operations: Sequence[Operation]) -> list[Markup]:
@@ -176,7 +205,9 @@ def _log(logs: Logs, window: tuple[int, int], operations: Sequence[Operation]) -
         if isinstance(row, int):
             o = marks[row]
             who = f"process {o.process}" if isinstance(o.process, int) else str(o.process)
-            content = join(el("span", f"({row + 1})", class_="node"), el("span", f"{who}: {o.f} {plain(o.key, 40)}"))
+            content = join(
+                el("span", f"({row + 1})", class_="node"), el("span", f"{who}: {o.f} {plain(o.key, 40)}")
+            )
             items.append(el("li", el("span", f"{at / 1e9:.6f}", class_="at"), content, class_="mark"))
         else:
             content = join(el("span", row.node, class_="node"), el("span", cut(row.text, LOG_TEXT_MAX)))
@@ -185,7 +216,9 @@ def _log(logs: Logs, window: tuple[int, int], operations: Sequence[Operation]) -
     if dropped:
         notes.append(f"{dropped:,} farther ones left out: the run's folder holds them all")
     if logs.aligned:
-        notes.append("nodes' own clocks, matched to the run's where the last node came up: good to about half a second")
+        notes.append(
+            "nodes' own clocks, matched to the run's where the last node came up: good to about half a second"
+        )
     return [
         el("h4", "What the nodes wrote ", el("span", "; ".join(notes), class_="hint")),
         el("ol", *items, class_="log", tabindex=0, aria_label="Node logs around the witness"),
@@ -195,7 +228,11 @@ def _log(logs: Logs, window: tuple[int, int], operations: Sequence[Operation]) -
 def faults(bands: Sequence[Band], families: Sequence[str]) -> Markup:
     """Every harm with the evidence that it bit."""
     if not bands:
-        asked = f"The run asked for {', '.join(families)}, and none came." if families else "The run asked for no faults."
+        asked = (
+            f"The run asked for {', '.join(families)}, and none came."
+            if families
+            else "The run asked for no faults."
+        )
         return el("section", el("h2", "Faults"), el("p", asked, class_="lead"), id="faults")
     verified = sum(b.verified for b in bands)
     rows = [
@@ -211,8 +248,12 @@ def faults(bands: Sequence[Band], families: Sequence[str]) -> Markup:
         )
         for b in bands
     ]
-    heads = ("fault", "requested", "injected", "verified", "healed", "hit", "before and after")
-    numbers = ("requested", "injected", "healed", "hit")
+    table = _fault_table(rows[:FAULTS_SHOWN])
+    if len(rows) > FAULTS_SHOWN:
+        rest = rows[FAULTS_SHOWN:]
+        table = join(
+            table, el("details", el("summary", f"{len(rest):,} more"), _fault_table(rest), class_="more")
+        )
     return el(
         "section",
         el("h2", "Faults"),
@@ -222,28 +263,33 @@ def faults(bands: Sequence[Band], families: Sequence[str]) -> Markup:
             "“Hit” counts the packets, messages or writes that met it.",
             class_="lead",
         ),
-        el(
-            "div",
-            el(
-                "table",
-                el(
-                    "thead",
-                    el("tr", *(el("th", h, scope="col", class_="number" if h in numbers else None) for h in heads)),
-                ),
-                el("tbody", *rows),
-            ),
-            class_="scroll",
-        ),
+        table,
         id="faults",
     )
+
+
+def _fault_table(rows: Sequence[Markup]) -> Markup:
+    heads = ("fault", "requested", "injected", "verified", "healed", "hit", "before and after")
+    numbers = ("requested", "injected", "healed", "hit")
+    head = el("tr", *(el("th", h, scope="col", class_="number" if h in numbers else None) for h in heads))
+    return el("div", el("table", el("thead", head), el("tbody", *rows)), class_="scroll")
 
 
 def swatch(family: str) -> Markup:
     """The pattern in which a family's bands are drawn."""
     return el(
         "svg",
-        el("use", href=f"#weave-{family}"),
-        class_="swatch picture",
+        el(
+            "rect",
+            x=0.5,
+            y=0.5,
+            width=17,
+            height=11,
+            rx=2,
+            fill=f"url(#weave-{family})",
+            class_=f"strip {family}",
+        ),
+        class_="picture swatch",
         viewBox="0 0 18 12",
         aria_hidden="true",
     )
@@ -264,7 +310,10 @@ def _healed(band: Band) -> list[Content]:
         return ["—"]
     if band.healed_ns is None:
         return ["never"]
-    return [seconds(band.healed_ns), el("span", f"stood {duration(band.healed_ns - band.start_ns)}", class_="under")]
+    return [
+        seconds(band.healed_ns),
+        el("span", f"stood {duration(band.healed_ns - band.start_ns)}", class_="under"),
+    ]
 
 
 def _probes(band: Band) -> Markup:
@@ -283,7 +332,8 @@ def availability(shares: Mapping[str, Mapping[str, Share]], phases: Sequence[str
         return Markup()
     order = [p for p in dict.fromkeys([*phases, "run"]) if any(p in s for s in shares.values())]
     rows = [
-        el("tr", el("th", node, scope="row"), *(el("td", _share(shares[node].get(p))) for p in order)) for node in shares
+        el("tr", el("th", node, scope="row"), *(el("td", _share(shares[node].get(p))) for p in order))
+        for node in shares
     ]
     whole = [
         Share(*(sum(getattr(s[p], end) for s in shares.values() if p in s) for end in ("ok", "fail", "info")))
@@ -298,7 +348,10 @@ def availability(shares: Mapping[str, Mapping[str, Share]], phases: Sequence[str
             "div",
             el(
                 "table",
-                el("thead", el("tr", el("th", "node", scope="col"), *(el("th", p, scope="col") for p in order))),
+                el(
+                    "thead",
+                    el("tr", el("th", "node", scope="col"), *(el("th", p, scope="col") for p in order)),
+                ),
                 el("tbody", *rows),
             ),
             class_="scroll",
@@ -325,7 +378,14 @@ def _share(share: Share | None) -> Markup:
             "svg",
             el("rect", x=0, y=0, width=f"{ok:.2f}", height=8, class_="fill-ok"),
             el("rect", x=f"{ok:.2f}", y=0.5, width=f"{fail:.2f}", height=7, class_="fill-fail"),
-            el("rect", x=f"{ok + fail:.2f}", y=2, width=f"{width - ok - fail:.2f}", height=4, class_="fill-info"),
+            el(
+                "rect",
+                x=f"{ok + fail:.2f}",
+                y=2,
+                width=f"{width - ok - fail:.2f}",
+                height=4,
+                class_="fill-info",
+            ),
             viewBox="0 0 72 8",
             aria_hidden="true",
         ),
@@ -338,7 +398,10 @@ def checkers(found: Findings) -> Markup:
     """What each checker found, with its evidence."""
     if not found.verdicts:
         return el(
-            "section", el("h2", "Checkers"), el("p", "No checker has read this history.", class_="lead"), id="checkers"
+            "section",
+            el("h2", "Checkers"),
+            el("p", "No checker has read this history.", class_="lead"),
+            id="checkers",
         )
     return el(
         "section",
@@ -416,7 +479,9 @@ def _table(rows: list[dict[str, Any]]) -> Markup:
     heads = list(dict.fromkeys(str(name) for row in rows for name in row))
     body = [el("tr", *(el("td", _cell(row.get(h))) for h in heads)) for row in rows[:LIST_MAX]]
     if len(rows) > LIST_MAX:
-        body.append(el("tr", el("td", f"and {len(rows) - LIST_MAX:,} more", colspan=len(heads), class_="hint")))
+        body.append(
+            el("tr", el("td", f"and {len(rows) - LIST_MAX:,} more", colspan=len(heads), class_="hint"))
+        )
     table = el(
         "table",
         el("thead", el("tr", *(el("th", h.replace("_", " "), scope="col") for h in heads))),

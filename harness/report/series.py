@@ -60,7 +60,9 @@ def phases(history: History) -> list[Phase]:
     """The phases that the run wrote down, in order; none in foreign histories."""
     opened = [e for e in history.events if e.f == "phase" and e.type == "info" and e.process == NEMESIS]
     ends = [*(e.time for e in opened[1:]), end_ns(history)]
-    return [Phase(str(e.value), e.index, e.time, max(end, e.time)) for e, end in zip(opened, ends, strict=False)]
+    return [
+        Phase(str(e.value), e.index, e.time, max(end, e.time)) for e, end in zip(opened, ends, strict=False)
+    ]
 
 
 def end_ns(history: History) -> int:

@@ -54,11 +54,9 @@ def duration(ns: float) -> str:
     >>> [duration(ns) for ns in (900, 45_600, 3_210_000, 1_500_000_000, 65_000_000_000)]
     ['0.9 µs', '46 µs', '3.2 ms', '1.5 s', '65 s']
     """
-    for unit, size in (("s", 1e9), ("ms", 1e6)):
-        if abs(ns) >= size:
-            amount = ns / size
-            return f"{amount:.0f} {unit}" if abs(amount) >= 20 else f"{amount:.3g} {unit}"
-    return f"{ns / 1e3:.2g} µs"
+    unit, size = next(((u, s) for u, s in (("s", 1e9), ("ms", 1e6)) if abs(ns) >= s), ("µs", 1e3))
+    amount = ns / size
+    return f"{amount:.0f} {unit}" if abs(amount) >= 20 else f"{amount:.3g} {unit}"
 
 
 def count(number: int, one: str, many: str | None = None) -> str:

@@ -222,7 +222,11 @@ def logs(h: History) -> dict[str, str]:
     lines: dict[str, list[str]] = {node: [f"{0:11.6f} {node} listening"] for node in NODES}
     for o in h.client:
         if o.node in lines and (o.index % 41 == 0 or o.type != "ok"):
-            text = f"{o.f} {o.key}: quorum of 2 answered" if o.type == "ok" else f"{o.f} {o.key}: no quorum, n2 silent"
+            text = (
+                f"{o.f} {o.key}: quorum of 2 answered"
+                if o.type == "ok"
+                else f"{o.f} {o.key}: no quorum, n2 silent"
+            )
             lines[o.node].append(f"{o.invoke.time / 1e9:11.6f} {o.node} {text}")
     return {node: "\n".join(found) + "\n" for node, found in lines.items()}
 

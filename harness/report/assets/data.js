@@ -3,43 +3,47 @@
 const OK = 0, FAIL = 1, INFO = 2, OPEN = 3;
 const TYPE_NAMES = ["ok", "fail", "info", "info (never answered)"];
 
-async function unpack(text) {
-  const packed = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+async function inflate(packed) {
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
+const signed = (code) => (code & 1 ? -((code + 1) / 2) : code / 2);
+
 async function readRun(text) {
-  const bytes = await unpack(text);
-  const headBytes = new DataView(bytes.buffer).getUint32(0, true);
-  const run = JSON.parse(new TextDecoder().decode(bytes.subarray(4, 4 + headBytes)));
-  const base = 4 + headBytes;
+  const characters = atob(text), whole = new Uint8Array(characters.length);
+  for (let i = 0; i < whole.length; i++) whole[i] = characters.charCodeAt(i);
+  const base = 4 + new DataView(whole.buffer).getUint32(0, true);
+  const run = JSON.parse(new TextDecoder().decode(await inflate(whole.subarray(4, base))));
+  const blocks = {};
+  await Promise.all(Object.entries(run.columns).map(async ([name, [, , at, length]]) => {
+    blocks[name] = await inflate(whole.subarray(base + at, base + at + length));
+  }));
 
   function column(name) {
-    const [count, width, at] = run.columns[name];
+    const [count, width] = run.columns[name], bytes = blocks[name];
     const values = new Uint32Array(count);
     for (let plane = 0; plane < width; plane++) {
-      const from = base + at + plane * count;
-      const shift = 8 * plane;
+      const from = plane * count, shift = 8 * plane;
       for (let i = 0; i < count; i++) values[i] |= bytes[from + i] << shift;
     }
     return values;
   }
 
-  function lines(name) {
-    const [count, , at] = run.columns[name];
-    return new TextDecoder().decode(bytes.subarray(base + at, base + at + count)).split("\n");
-  }
+  const lines = (name) => new TextDecoder().decode(blocks[name]).split("\n");
 
   const n = run.count;
-  run.type = Uint8Array.from(column("type"));
-  run.lane = Uint16Array.from(column("lane"));
-  run.f = Uint16Array.from(column("f"));
+  run.type = new Uint8Array(column("type"));
+  run.lane = new Uint16Array(column("lane"));
+  run.f = new Uint16Array(column("f"));
   run.key = column("key");
-  run.error = Uint16Array.from(column("error"));
-  run.depth = Uint8Array.from(column("depth"));
-  run.siblings = column("siblings");
-  run.node = Uint16Array.from(column("node"));
+  run.error = new Uint16Array(column("error"));
+  run.depth = new Uint8Array(column("depth"));
+  // Counted for answered gets alone: 0 elsewhere, else one more than the number of siblings.
+  run.siblings = new Uint32Array(n);
+  const counted = column("siblings"), get = run.words.f.indexOf("get");
+  for (let i = 0, at = 0; i < n && get >= 0; i++) if (run.f[i] === get && run.type[i] === OK) run.siblings[i] = counted[at++];
+  run.node = new Uint16Array(column("node"));
   const nodeOfLane = new Uint16Array(run.lanes.length);
   for (let i = 0; i < n; i++) {
     const code = run.node[i];
@@ -72,12 +76,19 @@ async function readRun(text) {
   if (run.columns.line) {
     run.line = new Uint32Array(n);
     let line = 0;
-    column("line").forEach((code, i) => { run.line[i] = line += code & 1 ? -((code + 1) >>> 1) : code >>> 1; });
+    column("line").forEach((code, i) => { run.line[i] = line += signed(code); });
   }
 
   // Which process an operation belongs to: the last one that began in its lane.
   const begun = run.lanes.map(() => []);
-  for (const [name, lane, first] of run.processes) begun[lane].push([first, name]);
+  const numbers = column("process"), names = run.processes.values();
+  let position = 0;
+  column("begun").forEach((gap, k) => {
+    position += gap;
+    const found = begun[run.lane[position]];
+    const before = found.length ? found[found.length - 1][1] : 0;
+    found.push([position, numbers[k] ? before + signed(numbers[k] - 1) : names.next().value]);
+  });
   run.process = (i) => {
     const found = begun[run.lane[i]];
     let at = found.length - 1;
@@ -90,8 +101,8 @@ async function readRun(text) {
     texts ||= { asked: lines("asked"), answer: lines("answer"), meta: lines("meta") };
     if (!run.everything && !detailed) {
       detailed = new Map();
-      let position = 0;
-      column("detailed").forEach((gap, row) => detailed.set((position += gap), row));
+      let at = 0;
+      column("detailed").forEach((gap, row) => detailed.set((at += gap), row));
     }
     const row = run.everything ? i : detailed.get(i);
     return row === undefined ? null : { asked: texts.asked[row], answer: texts.answer[row], meta: texts.meta[row] };

@@ -19,6 +19,10 @@ const SIGNS = {
   triangle: [["path", { d: "M9 1.5 L13 8.5 H5 Z", class: "line-info" }]],
   line: [["path", { d: "M0 5 H18", class: "line-ink" }]],
   dashes: [["path", { d: "M0 5 H18", class: "line-ink", "stroke-dasharray": "4 2.5" }]],
+  tick: [["path", { d: "M4 8 V4 M9 8 V4 M14 8 V4", class: "line-fail" }]],
+  step: [["rect", { x: 1, y: 2, width: 16, height: 7, class: "fill-read" }], ["path", { d: "M1 2 H17", class: "line-ok" }]],
+  weave: [["rect", { x: 1, y: 1, width: 16, height: 8, class: "line-fail" }], ["path", { d: "M2 8 L7 2 M7 8 L12 2 M12 8 L16 3 M3 2 L8 8 M8 2 L13 8", class: "line-fail" }]],
+  unverified: [["rect", { x: 1, y: 1, width: 16, height: 8, class: "line-ink", "stroke-dasharray": "3 2" }]],
   gap: [["path", { d: "M1 8.5 H18", class: "line-soft", "stroke-dasharray": "1 3" }]],
 };
 
@@ -90,13 +94,16 @@ function axisPanel(run) {
         }
         let free = -Infinity;
         for (const mark of stack.marks) {
-          const x = Math.max(pen.x(mark.at), free);
-          if (x < pen.left || x > pen.right) continue;
-          pen.g.fillStyle = pen.theme.ink;
+          // One that lies beyond the edge waits there, hollow.
+          const inside = mark.at >= pen.from && mark.at <= pen.to;
+          const x = Math.max(Math.min(Math.max(pen.x(mark.at), pen.left + 8), pen.right - 8), free);
+          pen.g.fillStyle = inside ? pen.theme.ink : pen.theme.surface;
+          pen.g.strokeStyle = pen.theme.ink;
           pen.g.beginPath();
           pen.g.arc(x, 9, 7.5, 0, 7);
           pen.g.fill();
-          pen.text(String(mark.number), x, 9.5, { align: "center", size: 10, weight: 700, color: pen.theme.surface });
+          pen.g.stroke();
+          pen.text(String(mark.number), x, 9.5, { align: "center", size: 10, weight: 700, color: inside ? pen.theme.surface : pen.theme.ink });
           free = x + 17;
         }
       });
@@ -110,7 +117,7 @@ function overviewPanel(run) {
   return {
     name: "overview",
     title: "Overview",
-    legend: [["ok", "operations"], ["cross", "share not ok"]],
+    legend: [["read", "operations"], ["tick", "some of them not ok"]],
     whole: true,
     height: () => 46,
     draw(pen, stack) {
@@ -154,7 +161,7 @@ function faultsPanel(run) {
   const whole = run.bands.some((b) => !Object.keys(b.notes).length) || run.marks.length;
   const hit = [...new Set([...run.nodes, ...run.bands.flatMap((b) => Object.keys(b.notes))])];
   const rows = [...hit, ...(whole ? ["other"] : [])];
-  const track = 13;
+  const track = 14;
   const rowHeight = Math.max(1, tracks.length) * track + 7;
 
   function placed(pen) {
@@ -175,7 +182,7 @@ function faultsPanel(run) {
   return {
     name: "faults",
     title: "Faults by node",
-    legend: [],
+    legend: run.bands.some((b) => !b.verified) ? [["unverified", "not verified: nobody saw it bite"]] : [],
     ownFaults: true,
     height: () => Math.max(1, rows.length) * rowHeight + 4,
     draw(pen) {
@@ -208,7 +215,7 @@ function faultsPanel(run) {
           const start = Math.max(x, pen.left), room = Math.min(x + width, pen.right) - start - 8;
           if (room < 26) continue;
           g.font = `10px ${theme.sans}`;
-          const words = fitted(g, band.verified ? note : `${note} (not verified)`, room);
+          const words = fitted(g, band.verified ? note : `? ${note}`, room);
           const wide = g.measureText(words).width;
           g.fillStyle = theme.surface;
           g.globalAlpha = 0.88;
@@ -266,7 +273,7 @@ function operationsPanel(run, { lanes = null, key = null, marked = [] } = {}) {
       const high = panel.laneHeight();
       const every = Math.ceil(12 / high);
       panel.lanes.forEach((lane, row) => {
-        if (row % every === 0) pen.label(/^\d/.test(run.lanes[lane]) ? `process ${run.lanes[lane]}` : run.lanes[lane], row * high + high / 2);
+        if (row % every === 0) pen.label(run.lanes[lane], row * high + high / 2);
         pen.g.fillStyle = pen.theme.line;
         if (high >= 9) pen.g.fillRect(pen.left, row * high + high - 0.5, pen.right - pen.left, 0.5);
       });
@@ -279,8 +286,9 @@ function operationsPanel(run, { lanes = null, key = null, marked = [] } = {}) {
       });
     },
 
-    // The height of a column is the number of operations that began in it, parted as they ended; the worst of them
-    // has a tick above: a tall one for fail, a short one for info, as long as it lasted.
+    // A column's height is the root of the number of operations that began in it, parted as they ended. The worst of
+    // them has a tick above, as long as it lasted: tall for fail, short for info, paler the smaller its share, so that
+    // a few failures among many operations show, but do not look like most of them.
     drawDense(pen, a, b, high) {
       const { g, theme } = pen;
       const each = 3, columns = Math.ceil((pen.right - pen.left) / each), cells = panel.lanes.length * columns;
@@ -300,24 +308,26 @@ function operationsPanel(run, { lanes = null, key = null, marked = [] } = {}) {
       }
       let most = 1;
       for (let k = 0; k < cells; k++) most = Math.max(most, counts[0][k] + counts[1][k] + counts[2][k]);
-      const strip = high >= 12 ? 5 : high >= 8 ? 3 : 2, body = high - strip - 2;
+      const strip = high >= 12 ? 3 : 2, body = high - strip - 2;
       const colors = [theme.ok, theme.fail, theme.info];
       for (let row = 0; row < panel.lanes.length; row++) {
         for (let c = 0; c < columns; c++) {
           const k = row * columns + c, x = pen.left + c * each;
+          const sum = counts[0][k] + counts[1][k] + counts[2][k];
+          const tall = body * Math.sqrt(sum / most);
           let y = (row + 1) * high - 1;
-          for (let type = OK; type <= INFO; type++) {
-            const n = counts[type][k];
-            if (!n) continue;
-            const tall = Math.max(type === OK ? 0.75 : 0.25, (body * n) / most);
+          for (let type = OK; type <= INFO && sum; type++) {
+            const part = (tall * counts[type][k]) / sum;
             g.fillStyle = colors[type];
-            g.fillRect(x, y - tall, each - 0.5, tall);
-            y -= tall;
+            g.fillRect(x, y - part, each - 0.5, part);
+            y -= part;
           }
-          if (worst[k]) {
-            g.fillStyle = worst[k] === 2 ? theme.fail : theme.info;
-            g.fillRect(x, row * high + 1 + (worst[k] === 2 ? 0 : strip / 2), each - 0.5, worst[k] === 2 ? strip : strip / 2);
-          }
+          if (!worst[k]) continue;
+          const fail = worst[k] === 2, share = sum ? counts[fail ? FAIL : INFO][k] / sum : 1;
+          g.globalAlpha = 0.25 + 0.75 * Math.sqrt(share);
+          g.fillStyle = fail ? theme.fail : theme.info;
+          g.fillRect(x, row * high + 1 + (fail ? 0 : strip / 2), each - 0.5, fail ? strip : strip / 2);
+          g.globalAlpha = 1;
         }
       }
       panel.dense = true;
@@ -333,6 +343,7 @@ function operationsPanel(run, { lanes = null, key = null, marked = [] } = {}) {
           panel.bar(pen, i, high);
         }
       }
+      if (b - a < 1500) panel.drawNames(pen, a, b, high);
       for (const mark of marked) {
         if (mark.position < 0) continue;
         const [x, y, width, height] = panel.box(pen, mark.position, high);
@@ -345,6 +356,24 @@ function operationsPanel(run, { lanes = null, key = null, marked = [] } = {}) {
         pen.g.strokeStyle = pen.theme.focus;
         pen.g.lineWidth = 2;
         pen.g.strokeRect(x - 2, y - 2, Math.max(4, width) + 4, height + 4);
+      }
+    },
+
+    // What an operation was, behind its bar, where nothing else begins before the words end.
+    drawNames(pen, a, b, high) {
+      if (high < 12) return;
+      const next = new Float64Array(panel.lanes.length).fill(pen.right);
+      pen.g.font = `10px ${pen.theme.mono}`;
+      for (let i = b - 1; i >= a; i--) {
+        if (run.depth[i] || run.end[i] < pen.from || !panel.shows(i)) continue;
+        const [x, y, width, height] = panel.box(pen, i, high), row = panel.rowOf[run.lane[i]];
+        if (width <= 56 && x >= pen.left) {
+          const words = sentenceOf(run, i), from = x + Math.max(width, 2) + 7;
+          if (from + pen.g.measureText(words).width < next[row] - 6) {
+            pen.text(words, from, y + height / 2 + 0.5, { size: 10, mono: true, color: pen.theme.soft });
+          }
+        }
+        next[row] = Math.min(next[row], x);
       }
     },
 
@@ -393,7 +422,7 @@ function operationsPanel(run, { lanes = null, key = null, marked = [] } = {}) {
           g.stroke();
           g.setLineDash([]);
       }
-      if (width > 34 && height >= 9) {
+      if (width > 56 && height >= 9) {
         const inside = run.type[i] === OK && !isRead(run, i);
         g.font = `10px ${theme.mono}`;
         const words = fitted(g, sentenceOf(run, i), width - 6);
@@ -430,8 +459,8 @@ function operationsPanel(run, { lanes = null, key = null, marked = [] } = {}) {
   return panel;
 }
 
-// How long operations took, on a logarithmic scale: a shade of how many, lines for the median, the 99th percentile and
-// the slowest. What did not succeed is drawn as large as its share of the operations around it.
+// How long operations took, on a logarithmic scale: a shade of how many, lines for the median and the 99th percentile, and
+// (in a crowd) what did not succeed, drawn as large as its share of all operations of that time.
 function latencyPanel(run) {
   let low = Infinity, high = -Infinity;
   for (let i = 0; i < run.count; i++) {
@@ -445,18 +474,23 @@ function latencyPanel(run) {
   const top = 6, bottom = 6, tall = 190;
   const y = (log) => tall - bottom - ((log - low) / (high - low)) * (tall - top - bottom);
 
-  function drawCloud(pen, a, b) {
-    const { g, theme } = pen;
-    const each = 4, columns = Math.ceil((pen.right - pen.left) / each), rows = Math.ceil(tall / each);
-    const good = new Uint32Array(columns * rows), bad = [new Uint32Array(columns * rows), new Uint32Array(columns * rows)];
+  const each = 4, rows = Math.ceil(tall / each);
+
+  // How many ended how in each cell of the picture: [ok, fail, info].
+  function grid(pen, a, b) {
+    const columns = Math.ceil((pen.right - pen.left) / each);
+    const counts = [new Uint32Array(columns * rows), new Uint32Array(columns * rows), new Uint32Array(columns * rows)];
     const per = columns / (pen.to - pen.from);
     for (let i = a; i < b; i++) {
       if (run.depth[i] || run.type[i] === OPEN) continue;
       const c = Math.floor((run.start[i] - pen.from) * per);
-      if (c < 0 || c >= columns) continue;
-      const cell = c * rows + Math.min(rows - 1, Math.max(0, (y(run.log[i]) / each) | 0));
-      if (run.type[i] === OK) good[cell]++; else bad[run.type[i] - 1][cell]++;
+      if (c >= 0 && c < columns) counts[run.type[i]][c * rows + Math.min(rows - 1, Math.max(0, (y(run.log[i]) / each) | 0))]++;
     }
+    return [columns, counts];
+  }
+
+  function drawCloud(pen, columns, [good, fails, infos]) {
+    const { g, theme } = pen;
     let most = 1;
     for (const n of good) if (n > most) most = n;
     g.fillStyle = theme.ok;
@@ -471,27 +505,27 @@ function latencyPanel(run) {
     g.globalAlpha = 1;
     const wide = 3, size = each * wide;
     for (let c = 0; c < columns; c += wide) {
+      let sum = 0;
+      for (let k = c * rows; k < Math.min(columns, c + wide) * rows; k++) sum += good[k] + fails[k] + infos[k];
       for (let r = 0; r < rows; r += wide) {
-        let ok = 0, fail = 0, info = 0;
+        let fail = 0, info = 0;
         for (let i = c; i < Math.min(columns, c + wide); i++) {
           for (let j = r; j < Math.min(rows, r + wide); j++) {
-            ok += good[i * rows + j];
-            fail += bad[0][i * rows + j];
-            info += bad[1][i * rows + j];
+            fail += fails[i * rows + j];
+            info += infos[i * rows + j];
           }
         }
-        const x = pen.left + (c + wide / 2) * each, middle = (r + wide / 2) * each, sum = ok + fail + info;
+        const x = pen.left + (c + wide / 2) * each, middle = (r + wide / 2) * each;
         if (fail) cross(g, x, middle, Math.max(1.6, (size / 2) * Math.sqrt(fail / sum)), theme.fail);
         if (info) triangle(g, x, middle, Math.max(1.8, (size / 2) * Math.sqrt(info / sum)), theme.info);
       }
     }
-    line(g, pen, columns, each, rows, good, 0.5, theme.ink, []);
-    line(g, pen, columns, each, rows, good, 0.99, theme.ink, [4, 2.5]);
   }
 
   // A quantile of every four columns.
-  function line(g, pen, columns, each, rows, good, share, color, dash) {
-    g.strokeStyle = color;
+  function line(pen, columns, good, share, dash) {
+    const { g } = pen;
+    g.strokeStyle = pen.theme.ink;
     g.lineWidth = 1.25;
     g.setLineDash(dash);
     g.beginPath();
@@ -516,14 +550,14 @@ function latencyPanel(run) {
   function drawEach(pen, a, b) {
     const { g, theme } = pen;
     g.fillStyle = theme.ok;
-    g.globalAlpha = 0.75;
+    g.globalAlpha = b - a > 600 ? 0.4 : 0.75;
     for (const type of [OK, FAIL, INFO]) {
       for (let i = a; i < b; i++) {
         if (run.type[i] !== type || run.depth[i]) continue;
         const x = pen.x(run.start[i]), middle = y(run.log[i]);
         if (type === FAIL) cross(g, x, middle, 3, theme.fail);
         else if (type === INFO) triangle(g, x, middle, 3.6, theme.info);
-        else { g.beginPath(); g.arc(x, middle, 1.8, 0, 7); g.fill(); }
+        else { g.beginPath(); g.arc(x, middle, 1.7, 0, 7); g.fill(); }
       }
       g.globalAlpha = 1;
     }
@@ -542,7 +576,13 @@ function latencyPanel(run) {
         g.fillRect(pen.left, Math.round(y(log)), pen.right - pen.left, 1);
       }
       const [a, b] = [firstAtLeast(run.start, pen.from), firstAtLeast(run.start, pen.to)];
-      pen.clipped(() => (b - a > (pen.right - pen.left) * 1.2 ? drawCloud : drawEach)(pen, a, b));
+      const [columns, counts] = grid(pen, a, b);
+      pen.clipped(() => {
+        if (b - a > (pen.right - pen.left) * 5) drawCloud(pen, columns, counts); else drawEach(pen, a, b);
+        if (b - a < 500) return;
+        line(pen, columns, counts[OK], 0.5, []);
+        line(pen, columns, counts[OK], 0.99, [4, 2.5]);
+      });
     },
     describe(pen, x, at) {
       const [a, b] = [firstAtLeast(run.start, pen.us(x - 6)), firstAtLeast(run.start, pen.us(x + 6))];
@@ -600,7 +640,7 @@ function throughputPanel(run) {
   return {
     name: "throughput",
     title: "Operations a second",
-    legend: [["ok", "ok"], ["fail", "fail"], ["info", "info"]],
+    legend: [["step", "ok"], ["weave", "fail"], ["info", "info"]],
     height: () => tall,
     draw(pen) {
       const { g, theme } = pen;
@@ -616,7 +656,7 @@ function throughputPanel(run) {
             if (!high) return;
             g.fillStyle = type === OK ? theme.read : theme.surface;
             g.fillRect(x, base - high, wide, high);
-            g.fillStyle = type === FAIL ? color : type === INFO ? weave("slant", color, WEAVES.partition) : theme.read;
+            g.fillStyle = type === FAIL ? weave("crossed", color, WEAVES.kill) : type === INFO ? weave("slant", color, WEAVES.partition) : theme.read;
             g.fillRect(x, base - high, wide, high);
             g.fillStyle = color;
             g.fillRect(x, base - high, wide, Math.min(1.5, high));
@@ -676,7 +716,7 @@ function hintsPanel(run) {
   return {
     name: "hints",
     title: "Hints that wait for delivery",
-    legend: [["line", `on each node, scale to ${most}`], ["gap", "no answer"]],
+    legend: [["step", `on each node, scale to ${most}`], ["gap", "no answer"]],
     height: () => names.length * high + 2,
     draw(pen) {
       names.forEach((name, row) => {
@@ -702,7 +742,7 @@ function agreementPanel(run) {
   return {
     name: "agreement",
     title: "Token ranges in which nodes differ",
-    legend: [["line", `of ${ranges}; ${settled === null ? "they still differed at the last look" : `all agree for good from ${seconds(settled, 1000)} s`}`]],
+    legend: [["step", `of ${ranges}; ${settled === null ? "they still differed at the last look" : `all agree for good from ${seconds(settled, 1000)} s`}`]],
     height: () => tall,
     draw(pen) {
       scale(pen, most, tall, 10);
@@ -743,7 +783,7 @@ function siblingsPanel(run) {
   return {
     name: "siblings",
     title: "Siblings that reads returned",
-    legend: [["line", "most"], ["ok", "mean"]],
+    legend: [["line", "most"], ["read", "mean"]],
     height: () => tall,
     draw(pen) {
       const { columns, highest, sums, counts } = buckets(pen);
