@@ -119,7 +119,7 @@ def execute(settings: Settings, variant: apply.Variant | None, *, as_json: bool)
     }
     folder = results.create(runs, settings.title, seed, datetime.now(UTC))
     results.begin(folder, settings, around)
-    introduce(settings, folder)
+    introduce(settings)
     with interruptible(loop_hears=settings.world != "sim") as interruption:
         try:
             with progress_line() as progress:
@@ -145,7 +145,7 @@ def execute(settings: Settings, variant: apply.Variant | None, *, as_json: bool)
     return exits.OF[found.verdict]
 
 
-def introduce(settings: Settings, folder: Path) -> None:
+def introduce(settings: Settings) -> None:
     """Says before anything happens what will run, and what its seed is worth."""
     mutant = f", mutant {settings.mutant}" if settings.mutant else ""
     faults = ", ".join(settings.nemesis) or "no faults"
@@ -158,7 +158,6 @@ def introduce(settings: Settings, folder: Path) -> None:
             "The seed repeats which operations and faults are asked for; it does not repeat timing, scheduling or"
             " message order in containers."
         )
-    screen.note(f"writing {folder}")
 
 
 @contextmanager
@@ -169,12 +168,10 @@ def progress_line() -> Generator[Callable[[Progress], None]]:
 
 
 def describe(p: Progress) -> str:
-    """One line: phase, time, operations, and the faults that stand."""
-    standing = ", ".join(p.faults) or "none"
-    return (
-        f"{p.phase:8} {p.seconds:6.1f} of {p.total_seconds:.0f} s  {p.ok + p.fail + p.info} operations"
-        f" ({p.ok} ok, {p.fail} fail, {p.info} info)  faults: {standing}"
-    )
+    """One line, short enough for most terminals: phase, time, operations, and the faults that stand."""
+    counts = f"{p.ok + p.fail + p.info} operations: {p.ok} ok {p.fail} fail {p.info} info"
+    standing = f"  [{' '.join(p.faults)}]" if p.faults else ""
+    return f"{p.phase:8} {p.seconds:5.1f} of {p.total_seconds:.0f} s  {counts}{standing}"
 
 
 def interrupted(folder: Path, settings: Settings, around: Mapping[str, Any], command: str) -> int:
