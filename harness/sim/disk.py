@@ -21,6 +21,14 @@ SECTOR_BYTES = 512
 SYNC_NS = table_of(((0, 200_000), (700, 500_000), (990, 2_000_000), (1000, 8_000_000)))
 """An SSD with a queue: mostly half a millisecond, now and then eight."""
 
+SPELL_NS = 2_000_000_000
+BUSY_ONE_IN = 4
+BUSY_FACTOR = 20
+"""In one spell of two seconds out of four a disk has other work (a journal, a neighbour), and syncs take that much longer.
+
+Without such spells next to nothing would ever be unsynced when the power fails.
+"""
+
 SETTLE_WRITES = 4096
 """So many writes are listed before the durable ones are applied."""
 
@@ -107,8 +115,23 @@ class Platter:
         """Changes of names that no `fsync_dir` has covered yet."""
         self.pending_applied = 0
         self.power_losses = 0
+        self.factor = 1
+        """By how much the present spell slows syncs down."""
+        self.spell_ends_ns = 0
         self.latencies = Latencies(draws.seed, SYNC_NS, "fsync", node)
         self._draws = draws
+
+    def enter_spell(self, now_ns: int) -> None:
+        spell = now_ns // SPELL_NS
+        busy = self._draws.one_in(BUSY_ONE_IN, "busy", self.node, spell)
+        self.factor = BUSY_FACTOR if busy else 1
+        self.spell_ends_ns = (spell + 1) * SPELL_NS
+
+    def sync_ns(self, now_ns: int) -> int:
+        """How long a sync that begins now will take."""
+        if now_ns >= self.spell_ends_ns:
+            self.enter_spell(now_ns)
+        return self.latencies() * self.factor
 
     def unsynced(self) -> int:
         """How many writes and names only the page cache holds."""
@@ -166,13 +189,12 @@ class Platter:
 class SimDisk:
     """One life's view of its node's disk (store.runtime.Disk)."""
 
-    __slots__ = ("_code", "_gate", "_latencies", "_loop", "_platter", "_trace_add")
+    __slots__ = ("_code", "_gate", "_loop", "_platter", "_trace_add")
 
     def __init__(self, loop: SimLoop, gate: Gate, platter: Platter, trace: Trace) -> None:
         self._loop = loop
         self._gate = gate
         self._platter = platter
-        self._latencies = platter.latencies
         self._trace_add = trace.add
         self._code = trace.code(f"fsync {platter.node}")
 
@@ -244,12 +266,9 @@ class SimDisk:
         file = self._file(name)
         loop = self._loop
         done = Future(loop.ready, self._gate.failed)
-        left = self._latencies.left
-        if not left:
-            self._latencies.refill()
+        when_ns = loop.now_ns + self._platter.sync_ns(loop.now_ns)
         upto = file.applied + len(file.writes)
-        entry = (loop.now_ns + left.pop(), loop.sequence(), self._synced, (file, upto, done), self._gate)
-        heappush(loop.heap, entry)
+        heappush(loop.heap, (when_ns, loop.sequence(), self._synced, (file, upto, done), self._gate))
         return done
 
     def _synced(self, file: _File, upto: int, done: Future) -> None:
@@ -268,7 +287,8 @@ class SimDisk:
         loop = self._loop
         done = Future(loop.ready, self._gate.failed)
         upto = platter.pending_applied + len(platter.pending)
-        loop.post_ns(loop.now_ns + self._latencies(), self._names_synced, upto, done, gate=self._gate)
+        when_ns = loop.now_ns + platter.sync_ns(loop.now_ns)
+        loop.post_ns(when_ns, self._names_synced, upto, done, gate=self._gate)
         return done
 
     def _names_synced(self, upto: int, done: Future) -> None:

@@ -124,14 +124,16 @@ class SimTransport:
     """One client's connection to one node (harness.world.Transport)."""
 
     __slots__ = (
-        "_busy",
         "_closed",
+        "_call",
         "_code",
+        "_deadline_ns",
         "_loop",
         "_request_ns",
         "_response_ns",
         "_seat",
         "_trace",
+        "_watch_ns",
     )
 
     def __init__(self, world: SimWorld, seat: _Seat, client: str) -> None:
@@ -139,27 +141,48 @@ class SimTransport:
         self._seat = seat
         self._loop = world.loop
         self._trace = world.trace
-        self._busy = False
+        self._call: _Call | None = None
+        """What is under way."""
+        self._deadline_ns = 0
+        self._watch_ns = 0
+        """When to look for a call that is overdue; 0: never. One timer that sets itself anew, since one for each request
+        would stand in the heap long after its answer."""
         self._closed = False
         self._code = world.trace.code(f"http {client}>{node}")
         self._request_ns, self._response_ns = world.client_latencies(client, node)
 
     async def request(self, payload: bytes, timeout_ns: int) -> bytes:
         assert not self._closed, "this transport is closed"
-        assert not self._busy, "a transport carries one request at a time"
+        assert self._call is None, "a transport carries one request at a time"
         loop = self._loop
         future: asyncio.Future[bytes] = asyncio.Future(loop=loop)
         call = _Call(self, payload, future)
         now_ns = loop.now_ns
         arrives_ns = now_ns + self._request_ns()
         heappush(loop.heap, (arrives_ns, loop.sequence(), self._arrived, (call,), None))
-        timer = loop.call_at_ns(now_ns + timeout_ns, call.expired)
-        self._busy = True
+        self._call = call
+        self._deadline_ns = now_ns + timeout_ns
+        if not now_ns < self._watch_ns <= self._deadline_ns:
+            self._watch_at(self._deadline_ns)
         try:
             return await future
         finally:
-            timer.cancel()
-            self._busy = False
+            self._call = None
+
+    def _watch_at(self, when_ns: int) -> None:
+        self._watch_ns = when_ns
+        self._loop.post_ns(when_ns, self._watch)
+
+    def _watch(self) -> None:
+        now_ns = self._loop.now_ns
+        if now_ns != self._watch_ns:
+            return  # an earlier look was asked for since
+        self._watch_ns = 0
+        if self._call is not None:
+            if now_ns < self._deadline_ns:
+                self._watch_at(self._deadline_ns)
+            else:
+                self._call.expired()
 
     def close(self) -> None:
         self._closed = True
@@ -329,6 +352,10 @@ class SimWorld:
 
     def _close(self) -> None:
         self._stop_nodes()
+        # What nodes had left to do at this instant; what asyncio has left is in Handles.
+        of_nodes = [entry for entry in self.loop.ready if entry[1] is not None]
+        for entry in of_nodes:
+            self.loop.ready.remove(entry)
         leftovers = [*self._tasks]
         leftovers += [task for task in asyncio.all_tasks(self.loop) if task not in self._tasks]
         for task in leftovers:
