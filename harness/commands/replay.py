@@ -17,6 +17,7 @@ from harness.mutants import apply
 from harness.settings import FAMILIES_OF, Settings, UsageProblem, known_names, unknown
 from history import schedule as schedules
 from history.history import Malformed
+from nemeses.fault import FAMILY_OF
 
 if TYPE_CHECKING:
     from harness.runner import Outcome
@@ -47,9 +48,24 @@ def replay(path: Path, *, world: str | None, times: int, as_json: bool) -> int:
     except Malformed as problem:
         raise UsageProblem(str(problem)) from None
     compare_surroundings(saved, variant)
-    if left_out := [f for f in settings.nemesis if f not in FAMILIES_OF[settings.world]]:
-        screen.note(f"the {settings.world} world cannot make {', '.join(left_out)}: replayed without")
+    settings, schedule = possible(settings, schedule)
     return attempts(saved, settings, schedule, variant, times, as_json=as_json)
+
+
+def possible(settings: Settings, schedule: schedules.Schedule) -> tuple[Settings, schedules.Schedule]:
+    """What of a schedule this world can make; what it cannot is left out, and said."""
+    makes = FAMILIES_OF[settings.world]
+    if all(family in makes for family in settings.nemesis):
+        return settings, schedule
+    screen.note(
+        f"the {settings.world} world cannot make {', '.join(f for f in settings.nemesis if f not in makes)}:"
+        " replayed without"
+    )
+    kept = tuple(f for f in schedule.faults if FAMILY_OF[msgspec.to_builtins(f.fault)["fault"]] in makes)
+    return (
+        msgspec.structs.replace(settings, nemesis=tuple(f for f in settings.nemesis if f in makes)),
+        msgspec.structs.replace(schedule, faults=kept),
+    )
 
 
 def _repeat(saved: results.Saved) -> str:

@@ -171,7 +171,8 @@ def describe(p: Progress) -> str:
     """One line, short enough for most terminals: phase, time, operations, and the faults that stand."""
     counts = f"{p.ok + p.fail + p.info} operations: {p.ok} ok {p.fail} fail {p.info} info"
     standing = f"  [{' '.join(p.faults)}]" if p.faults else ""
-    return f"{p.phase:8} {p.seconds:5.1f} of {p.total_seconds:.0f} s  {counts}{standing}"
+    end = f" of {p.total_seconds:.0f}" if p.phase == "safety" else ""
+    return f"{p.phase:8} {p.seconds:5.1f}{end} s  {counts}{standing}"
 
 
 def interrupted(folder: Path, settings: Settings, around: Mapping[str, Any], command: str) -> int:

@@ -10,10 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import pytest
 
 from harness import reference, screen
 from harness.cli import call, cli
+from harness.commands import replay
+from harness.settings import resolve
+from history.schedule import Schedule, TimedFault
+from nemeses.fault import Kill, ResetClocks, Skew
 
 pytestmark = pytest.mark.usefixtures("fake")
 
@@ -244,6 +249,19 @@ def test_replay_notices_that_only_the_verdict_is_the_same(capsys: pytest.Capture
     out, err = capsys.readouterr()
     assert json.loads(out)["identical"] == 0
     assert "history differs" in err
+
+
+def test_replay_in_another_world_leaves_out_what_that_world_cannot_make(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings = resolve({"nemesis": "clock,kill", "seed": 1})
+    faults = (TimedFault(1, Skew({"n1": 5})), TimedFault(2, Kill(("n1",))), TimedFault(3, ResetClocks()))
+    there = msgspec.structs.replace(settings, world="docker")
+    asked, schedule = replay.possible(there, Schedule(faults=faults))
+    assert asked.nemesis == ("kill",)
+    assert schedule.faults == faults[1:2]
+    assert "the docker world cannot make clock: replayed without" in capsys.readouterr().err
+    assert replay.possible(settings, Schedule(faults=faults)) == (settings, Schedule(faults=faults))
 
 
 def test_replay_of_a_run_that_never_ended_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:

@@ -139,6 +139,22 @@ def test_the_history_of_a_run_that_was_killed_can_be_judged(place: Path) -> None
     assert outcome(judged)["verdict"] == "unknown"
 
 
+def test_a_run_in_the_simulator_loads_neither_docker_nor_yaml(place: Path) -> None:
+    script = (
+        "import sys; from harness.cli import call; call(['run', '--time', '1s', '--nemesis', 'none', '--seed', '1'])\n"
+        "print(sorted({'docker', 'requests', 'yaml'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=place,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_dry_run_prints_the_faults_that_the_run_then_asks_for(place: Path) -> None:
     words = ["run", "--nemesis", "kill,pause", "--time", "10s", "--nemesis-interval", "2s", "--seed", "5"]
     plan = sunder(place, *words, "--dry-run").stdout.splitlines()
