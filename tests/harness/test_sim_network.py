@@ -191,3 +191,19 @@ def test_a_node_that_nobody_knows_is_sent_into_the_void() -> None:
     bench.send("a", "nobody", b"x")
     bench.loop.drive()
     assert bench.heard == []
+
+
+def test_a_rejecting_partition_cuts_what_flies_at_a_drawn_point() -> None:
+    lengths: set[int] = set()
+    for seed in range(40):
+        bench = Bench(seed)
+        bench.send("a", "b", *NUMBERED[:4])
+        bench.send("b", "a", b"the other way")
+        bench.at_ms(0.1, bench.network.partition, [("a", "b")], "reject")
+        bench.loop.drive()
+        got = bench.frames("a", "b")
+        assert got == NUMBERED[: len(got)]
+        assert bench.network.hit == 4 - len(got)
+        assert bench.frames("b", "a") == [b"the other way"]
+        lengths.add(len(got))
+    assert lengths == {0, 1, 2, 3, 4}
