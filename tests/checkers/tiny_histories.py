@@ -73,6 +73,8 @@ def register_histories() -> st.SearchStrategy[History]:
 
 def _register(size: int, wrong: int, seed: int) -> History:
     w = _Writer(seed, wrong)
+    # In a foreign history a "final" read may overlap anything.
+    early = w.chance(25)
     ids: dict[str, list[int]] = {key: [] for key in KEYS}
     contexts: dict[int, list[int]] = {}
     covered: set[int] = set()
@@ -126,6 +128,8 @@ def _register(size: int, wrong: int, seed: int) -> History:
                 covered.update(context)
             if f == "put":
                 ids[key].append(new)
+        elif early and w.chance(30):
+            meta = {"final": True}
         op = Op(process, "invoke", f, key, value, node=w.any(NODES), meta=meta)
         waiting[process] = op
         w.add(op)
@@ -141,7 +145,7 @@ def _register(size: int, wrong: int, seed: int) -> History:
     _look(w, ids, shown, "quiet")
     for key in KEYS:
         for _ in range(2 if w.chance(10) else 1):
-            if w.chance(95):
+            if w.chance(30 if early else 95):
                 op = Op("reader", "invoke", "get", key, meta={"final": True})
                 ok = not (w.slip() and w.chance(30))
                 w.both(op, "ok" if ok else "fail", shown(key) if ok else None)
@@ -183,6 +187,8 @@ def element_histories() -> st.SearchStrategy[History]:
 
 def _elements(size: int, wrong: int, seed: int) -> History:
     w = _Writer(seed, wrong)
+    # In a foreign history a "final" read may overlap anything.
+    early = w.chance(25)
     waiting: dict[int, Op] = {}
     there: dict[str, list[int]] = {key: [] for key in KEYS}
     removed: set[int] = set()
@@ -221,13 +227,14 @@ def _elements(size: int, wrong: int, seed: int) -> History:
             there[key].append(new)
         elif f == "remove":
             value = w.any(there[key]) if there[key] else 1
-        waiting[process] = Op(process, "invoke", f, key, value)
+        meta = {"final": True} if f == "read" and early and w.chance(40) else {}
+        waiting[process] = Op(process, "invoke", f, key, value, meta=meta)
         w.add(waiting[process])
     if phases:
         w.add(Op("nemesis", "info", "phase", None, "final"))
     for key in KEYS:
         for _ in range(2 if w.chance(10) else 1):
-            if w.chance(95):
+            if w.chance(30 if early else 95):
                 op = Op("reader", "invoke", "read", key, meta={"final": True} if w.chance(90) else {})
                 ok = not (w.slip() and w.chance(30))
                 w.both(op, "ok" if ok else "fail", shown(key) if ok else None)
