@@ -54,7 +54,8 @@ class Future(msgspec.Struct, eq=False):
         self.value = result
         if self.waiter is not None:
             self.ready.append(self.waiter)
-            self.waiter = None  # it may hold this future: such circles would pile up, for nobody collects them in a run
+            # It may hold this future: such circles would pile up, for nobody collects them in a run.
+            self.waiter = None
             if self.more is not None:
                 self.ready.extend(self.more)
                 self.more = None
