@@ -121,16 +121,15 @@ class RequestParser:
     def on_message_complete(self) -> None:
         if self._headers_bytes + len(self._url) > HEAD_BYTES_MAX:
             raise BadRequest(431, _HEAD_TOO_LARGE)
-        path, _, query = self._url.partition(b"?")
         try:
-            text = path.decode("ascii")
-            pairs = dict(_pair(part) for part in query.decode("ascii").split("&")) if query else {}
+            path, _, query = self._url.decode("ascii").partition("?")
+            pairs = dict([_pair(part) for part in query.split("&")]) if query else {}
         except UnicodeDecodeError:
             raise BadRequest(400, "a URL must be ASCII; percent-encode the rest") from None
         self._requests.append(
             Request(
                 self._parser.get_method().decode(),
-                text,
+                path,
                 pairs,
                 self._headers,
                 b"".join(self._body),

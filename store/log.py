@@ -20,6 +20,7 @@ from store.runtime import DiskError, Future, Runtime
 NAME = "log-000001"
 MAGIC = b"\x53\xd7"
 _HEAD = struct.Struct(">2sII")
+_head = _HEAD.pack
 
 
 class Recovered(msgspec.Struct):
@@ -32,7 +33,7 @@ class Recovered(msgspec.Struct):
 
 def frame(payload: bytes) -> bytes:
     length = len(payload)
-    return _HEAD.pack(MAGIC, length, zlib.crc32(payload, length)) + payload
+    return _head(MAGIC, length, zlib.crc32(payload, length)) + payload
 
 
 def _frame_at(content: bytes, offset: int) -> bytes | None:

@@ -54,6 +54,7 @@ class Node:
         self.api = Api(self)
         self._started_ns = runtime.clock.mono_ns()
         self._forwarded: dict[int, Future] = {}
+        self._parser: RequestParser | None = None
 
     def _is_lww(self, key: bytes) -> bool:
         return self.coordinator.place(key).lww
@@ -166,12 +167,17 @@ class Node:
 
     async def http(self, request: bytes) -> bytes:
         """One whole HTTP request for one whole response; what the simulator calls."""
+        parser, self._parser = self._parser, None
+        if parser is None:
+            parser = RequestParser(self.config.value_bytes_max)
         try:
-            requests = RequestParser(self.config.value_bytes_max).feed(request)
+            requests = parser.feed(request)
         except BadRequest as problem:
             return api.encode_error(problem.status, str(problem))
         if len(requests) != 1:
             return api.encode_error(400, "one whole request at a time")
+        if requests[0].keep_alive:
+            self._parser = parser  # it stands at the beginning of a request, as on a connection that is kept
         return await self.api.handle(requests[0])
 
     def status(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ PUT = b"P"
 
 def packed(kind: bytes, *parts: bytes) -> bytes:
     """A log payload: the kind, then each part behind its length."""
-    return kind + b"".join(len(p).to_bytes(4, "big") + p for p in parts)
+    return kind + b"".join([len(p).to_bytes(4, "big") + p for p in parts])
 
 
 def unpacked(payload: bytes) -> list[bytes]:
@@ -54,7 +54,8 @@ class Replica:
     def restore(self, payload: bytes) -> None:
         """Replays one log payload of the kind PUT. Later ones descend from earlier ones."""
         key, record = unpacked(payload)
-        self._index(key, record)
+        self._records[key] = record
+        self._undigested[key] = None
 
     def load(self, key: bytes) -> bytes:
         """The encoded record, empty if there is none; perhaps not yet durable."""
@@ -90,13 +91,10 @@ class Replica:
     def store(self, key: bytes, record: bytes) -> Future:
         """Replaces what is held by a record that descends from it. The future is set once it is durable."""
         future = self._log.append(packed(PUT, key, record))
-        self._index(key, record)
-        self._unsynced[key] = (self._log.batch, future)
-        return future
-
-    def _index(self, key: bytes, record: bytes) -> None:
         self._records[key] = record
         self._undigested[key] = None
+        self._unsynced[key] = (self._log.batch, future)
+        return future
 
     def digests(self) -> dict[int, str]:
         """Token range -> digest of everything held in it: equal iff the same keys have the same records."""

@@ -77,7 +77,10 @@ def counters(clock: Iterable[Entry]) -> dict[int, int]:
 def descends(clock: dict[int, int], other: Iterable[Entry]) -> bool:
     """Whether `clock` has seen every event that `other` has seen."""
     get = clock.get
-    return all(get(actor, 0) >= counter for actor, counter, _ in other)
+    for actor, counter, _ in other:  # noqa: SIM110 # `all` with a generator costs twice as much, in the hottest of paths
+        if get(actor, 0) < counter:
+            return False
+    return True
 
 
 def join(clock: Iterable[Entry], other: Iterable[Entry]) -> tuple[Entry, ...]:

@@ -14,6 +14,7 @@ class Body(msgspec.Struct, frozen=True):
 
 
 encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Body).decode
 
 T = TypeVar("T", bound=Body)
 
@@ -25,4 +26,4 @@ def decode(body: bytes, kind: type[T]) -> T:
 
 def ids(bodies: tuple[bytes, ...]) -> list[Any]:
     """The ids of stored bodies, in order."""
-    return [decode(b, Body).id for b in bodies]
+    return [_decode(b).id for b in bodies]

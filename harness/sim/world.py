@@ -124,8 +124,8 @@ class SimTransport:
     """One client's connection to one node (harness.world.Transport)."""
 
     __slots__ = (
-        "_closed",
         "_call",
+        "_closed",
         "_code",
         "_deadline_ns",
         "_loop",

@@ -6,6 +6,7 @@ Sans-I/O: requests are built and responses read here; a world's Transport carrie
 from __future__ import annotations
 
 from base64 import b64decode
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -54,7 +55,10 @@ def guarantees(settings: Settings) -> dict[str, Any]:
         # Separate hosts have separate clocks, and a clock fault moves them apart: then newest is not last.
         skewed = settings.world != "sim" or "clock" in settings.nemesis
         promised |= {"lost_writes": "lww-skewed" if skewed else "lww", "resurrection": True}
-    promised["convergence"] = {"after": _converges_after(settings), "bound_seconds": settings.recovery_seconds}
+    promised["convergence"] = {
+        "after": _converges_after(settings),
+        "bound_seconds": settings.recovery_seconds,
+    }
     return promised
 
 
@@ -67,14 +71,6 @@ def _converges_after(settings: Settings) -> str:
     return "handoff" if settings.hinted_handoff and settings.sloppy and coordinators_live else "delivery"
 
 
-def _head(response: bytes, name: bytes) -> str | None:
-    start = response.find(b"\r\n" + name + b": ")
-    if start < 0:
-        return None
-    start += len(name) + 4
-    return response[start : response.index(b"\r\n", start)].decode("latin-1")
-
-
 _listed = msgspec.json.Decoder(list[bytes | None]).decode
 """Siblings as the store lists them: base64 text, null for a tombstone."""
 
@@ -83,9 +79,9 @@ def parse(response: bytes) -> tuple[int, Siblings]:
     """(status, siblings) of a reply about a key. The store writes its header names as they are spelled here."""
     status = int(response[9:12])
     head, _, body = response.partition(b"\r\n\r\n")
-    head += b"\r\n"
-    context = _head(head, b"X-Causal-Context")
-    truncated = b"\r\nX-Clock-Truncated: true\r\n" in head
+    _, _, after = head.partition(b"\r\nX-Causal-Context: ")
+    context = after.partition(b"\r\n")[0].decode("latin-1") or None
+    truncated = b"\r\nX-Clock-Truncated: true" in head
     match status:
         case 200:
             return status, Siblings((body,), context, False, truncated)
@@ -97,6 +93,11 @@ def parse(response: bytes) -> tuple[int, Siblings]:
             return status, Siblings((), context, context is not None, truncated)
 
 
+@lru_cache(4_096)
+def _path(key: str) -> str:
+    return f"/kv/{BUCKET}/{quote(key, safe='')}"
+
+
 class DynamoConnection:
     """One client's connection to one node (workloads.connection.Connection)."""
 
@@ -105,8 +106,8 @@ class DynamoConnection:
         self._transport = transport
 
     async def get(self, key: str, *, r: int | None = None, pr: int | None = None) -> Siblings:
-        query = "&".join(f"{name}={n}" for name, n in (("r", r), ("pr", pr)) if n is not None)
-        target = f"/kv/{BUCKET}/{quote(key, safe='')}" + (f"?{query}" if query else "")
+        query = "&".join([f"{name}={n}" for name, n in (("r", r), ("pr", pr)) if n is not None])
+        target = f"{_path(key)}?{query}" if query else _path(key)
         status, siblings = parse(
             await self._request(f"GET {target} HTTP/1.1\r\nHost: {self.node}\r\n\r\n".encode())
         )
@@ -128,7 +129,7 @@ class DynamoConnection:
         more = f"X-Causal-Context: {context}\r\n" if context else ""
         query = "?returnbody=true" + (f"&w={w}" if w is not None else "")
         head = (
-            f"{method} /kv/{BUCKET}/{quote(key, safe='')}{query} HTTP/1.1\r\nHost: {self.node}\r\n"
+            f"{method} {_path(key)}{query} HTTP/1.1\r\nHost: {self.node}\r\n"
             f"Content-Length: {len(body)}\r\n{more}\r\n"
         )
         status, siblings = parse(await self._request(head.encode() + body))
