@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
+from harness.report.values import integer, items, mapping, names
 from harness.report.wording import duration
 from history.history import NEVER, History, Operation
 from history.op import NEMESIS
@@ -59,8 +60,8 @@ def bands(history: History, operations: Sequence[Operation]) -> list[Band]:
 def _band(history: History, faults: list[Operation], position: int) -> Band:
     harm = faults[position]
     family = FAMILY_OF.get(harm.f, "other")
-    asked = _mapping(harm.invoke.value)
-    evidence = _mapping(harm.complete.value) if harm.complete is not None else {}
+    asked = mapping(harm.invoke.value)
+    evidence = mapping(harm.complete.value) if harm.complete is not None else {}
     notes, label = _suffered(harm, asked, history.header.nodes)
     heal = _heal(faults[position + 1 :], family, set(notes))
     moment = harm.complete or harm.invoke
@@ -71,7 +72,7 @@ def _band(history: History, faults: list[Operation], position: int) -> Band:
         end, healed_ns = heal.complete.index, heal.complete.time
     fired = evidence.get("fired")
     if heal is not None and heal.complete is not None:
-        fired = _mapping(heal.complete.value).get("fired", fired)
+        fired = mapping(heal.complete.value).get("fired", fired)
     return Band(
         family=family,
         fault=harm.f,
@@ -80,14 +81,16 @@ def _band(history: History, faults: list[Operation], position: int) -> Band:
         start=harm.index if family == "other" else moment.index,
         end=end,
         requested_ns=harm.invoke.time,
-        start_ns=harm.invoke.time if family == "other" else _ns(evidence.get("injected_ns")) or moment.time,
-        verified_ns=_ns(evidence.get("verified_ns")) if evidence.get("verified") is True else None,
+        start_ns=harm.invoke.time
+        if family == "other"
+        else integer(evidence.get("injected_ns")) or moment.time,
+        verified_ns=integer(evidence.get("verified_ns")) if evidence.get("verified") is True else None,
         healed_ns=healed_ns,
         verified=evidence.get("verified") is True,
         mechanism=str(evidence.get("mechanism", "")),
         before=evidence.get("before"),
         after=evidence.get("after"),
-        fired=_ns(fired),
+        fired=integer(fired),
         error=(harm.complete.error or "the world could not make it")
         if harm.type == "fail" and harm.complete
         else None,
@@ -103,7 +106,7 @@ def _heal(later: list[Operation], family: str, hit: set[str]) -> Operation | Non
         if family in ("partition", "clock") and FAMILY_OF.get(fault.f) == family:
             return fault
         if family in _HEALS.get(fault.f, ()):
-            waiting -= set(_names(_mapping(fault.invoke.value).get("nodes")))
+            waiting -= set(names(mapping(fault.invoke.value).get("nodes")))
             if not waiting:
                 return fault
     return None
@@ -116,10 +119,10 @@ def _suffered(harm: Operation, asked: Mapping[str, Any], nodes: Sequence[str]) -
             return _partition(asked, nodes)
         case "kill" | "power-loss" | "pause":
             word = {"kill": "killed", "power-loss": "power lost", "pause": "paused"}[harm.f]
-            hit = _names(asked.get("nodes"))
+            hit = names(asked.get("nodes"))
             return dict.fromkeys(hit, word), f"{harm.f} {' '.join(hit)}"
         case "skew":
-            offsets = {str(n): _ns(ns) or 0 for n, ns in _mapping(asked.get("offsets_ns")).items()}
+            offsets = {str(n): integer(ns) or 0 for n, ns in mapping(asked.get("offsets_ns")).items()}
             notes = {
                 n: f"clock {'+' if ns >= 0 else '−'}{duration(abs(ns))}" for n, ns in offsets.items() if ns
             }
@@ -131,8 +134,8 @@ def _suffered(harm: Operation, asked: Mapping[str, Any], nodes: Sequence[str]) -
 
 
 def _partition(asked: Mapping[str, Any], nodes: Sequence[str]) -> tuple[dict[str, str], str]:
-    links = cast("list[Any]", asked.get("blocked") or [])
-    blocked = {(str(a), str(b)) for a, b in links}
+    pairs = (names(link) for link in items(asked.get("blocked")) or [])
+    blocked = {(pair[0], pair[1]) for pair in pairs if len(pair) == 2}
     everyone = list(nodes) or sorted({n for link in blocked for n in link})
     notes: dict[str, str] = {}
     for node in everyone:
@@ -149,8 +152,9 @@ def _partition(asked: Mapping[str, Any], nodes: Sequence[str]) -> tuple[dict[str
     sides = _sides(everyone, blocked)
     shape = str(asked.get("shape", "partition"))
     drawing = " | ".join(" ".join(side) for side in sides) if len(sides) > 1 else ""
-    if not drawing and shape == "one-way":
-        drawing = f"{' '.join(sorted({a for a, _ in blocked}))} → {' '.join(sorted({b for _, b in blocked}))}"
+    sources, targets = sorted({a for a, _ in blocked}), sorted({b for _, b in blocked})
+    if not drawing and len(blocked) == len(sources) * len(targets):
+        drawing = f"{' '.join(sources)} → {' '.join(targets)}"
     mode = " (reject)" if asked.get("mode") == "reject" else ""
     return notes, f"{shape}{': ' + drawing if drawing else ''}{mode}"
 
@@ -167,15 +171,3 @@ def _sides(nodes: Sequence[str], blocked: set[tuple[str, str]]) -> list[list[str
             left = [n for n in left if n not in joined]
         sides.append(sorted(side))
     return sides
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-
-
-def _names(value: Any) -> list[str]:
-    return [str(n) for n in cast("list[Any]", value)] if isinstance(value, list | tuple) else []
-
-
-def _ns(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -15,11 +15,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from heapq import heappop, heappush
 from itertools import islice, pairwise
 from math import log2
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
 from harness.report.markup import printable
+from harness.report.values import items
 from harness.report.wording import ELLIPSIS, cut, json
 from history.history import Operation
 from history.op import Process
@@ -239,7 +240,8 @@ def _depths(ordered: Sequence[Operation]) -> list[int]:
 
 def _siblings(o: Operation) -> int:
     """1 + the number of siblings that an answered `get` returned; 0 where it was something else than a list."""
-    return 1 + len(cast("list[Any]", o.value)) if isinstance(o.value, list) else 0
+    siblings = items(o.value)
+    return 0 if siblings is None else 1 + len(siblings)
 
 
 def _zigzag(number: int) -> int:

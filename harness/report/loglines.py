@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-_SIMULATED = re.compile(r"^\s*(\d{1,9}\.\d+)\s+")
+_SIMULATED = re.compile(r"^\s*([+-]?\d{1,9}\.\d+)\s+")
 _REAL = re.compile(r"^(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?)(Z|[+-]\d\d:?\d\d)?\s*")
 _READY = re.compile(r"\b(listening|ready|started)\b", re.IGNORECASE)
 

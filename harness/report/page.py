@@ -179,7 +179,7 @@ def _verdict(found: Findings, run: _Run, command: str) -> Markup:
             el("span", by, class_="by") if by else None,
             class_="word",
         ),
-        el("h1", said[:1].upper() + said[1:] or "No reason was given"),
+        el("h1", _capital(said) or "No reason was given"),
         _repeat(command, header.world),
         el(
             "ul",
@@ -194,6 +194,12 @@ def _verdict(found: Findings, run: _Run, command: str) -> Markup:
         id="verdict",
         class_=f"verdict tone-{found.verdict}",
     )
+
+
+def _capital(sentence: str) -> str:
+    """With a capital, unless it begins with a name such as n1."""
+    first, space, rest = sentence.partition(" ")
+    return f"{first.capitalize()}{space}{rest}" if first.isalpha() and first.islower() else sentence
 
 
 def _repeat(command: str, world: str) -> Markup:

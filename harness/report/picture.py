@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from itertools import pairwise
+from typing import Any
 
 import msgspec
 
 from checkers.verdict import Anomaly, Edge
 from harness.report.bands import FAMILIES, Band
 from harness.report.markup import Markup, el, join
+from harness.report.values import items, mapping
 from harness.report.wording import cut, duration, plain, seconds
 from history.history import NEVER, Operation
 from history.op import PROBE
 
 GUTTER = 118
-LANE = 64
+LANE = 72
 BAR = 28
 STEP = 26
 WIDTH = 1_150
 """Diagrams are spread out to this width where their steps need not grow beyond STEP_MAX."""
 STEP_MAX = 120
+STRIPS_MAX = 20
 CHARACTER = 6.7
 LABEL_MAX = 34
 STRIP = 18
@@ -126,10 +129,15 @@ def draw(anomaly: Anomaly, operations: dict[int, Operation], faults: Sequence[Ba
 def brief(o: Operation, key: Any) -> str:
     """An operation in a few words: what was asked, and what came of it."""
     value = o.value
-    if o.process == PROBE and o.f in ("replica", "homes") and isinstance(value, dict) and key is not None:
-        value = cast("dict[str, Any]", value).get(str(key), [])
-    if o.process == PROBE and o.f == "hints" and isinstance(value, list) and key is not None:
-        value = [h for h in cast("list[Any]", value) if isinstance(h, list) and key in h]
+    if o.process == PROBE and key is not None and o.type == "ok":
+        # Of all that a node holds only what concerns the witness.
+        if o.f in ("replica", "homes"):
+            value = mapping(value).get(str(key), [])
+        elif o.f == "hints":
+            held = [
+                hint for hint in map(items, items(value) or []) if hint and len(hint) == 3 and hint[1] == key
+            ]
+            value = [f"{target}: {plain(ids, 20)}" for target, _, ids in held]
     answers = o.f in ANSWERS
     if o.type == "fail":
         return f"{o.f} failed" if answers else f"{o.f} {plain(o.invoke.value, 12)} failed"
@@ -164,10 +172,15 @@ class _Axis:
             moments[o.end] = o.complete.time
             ends[o.end] = (o.index, width)
         order = sorted(moments)
-        gaps = sorted(
-            (b for a, b in zip(order, order[1:], strict=False) if moments[b] - moments[a] >= GAP_MIN_NS),
-            key=lambda b: moments[order[order.index(b) - 1]] - moments[b],
+        longest = sorted(
+            (
+                (moments[b] - moments[a], b)
+                for a, b in pairwise(order)
+                if moments[b] - moments[a] >= GAP_MIN_NS
+            ),
+            reverse=True,
         )[:GAPS_MAX]
+        gaps = {b for _, b in longest}
         self._order = order
         self._at: dict[int, float] = {}
         self.gaps: list[tuple[float, float, int]] = []
@@ -183,7 +196,7 @@ class _Axis:
         )
 
     def _place(
-        self, moments: dict[int, int], ends: dict[int, tuple[int, float]], gaps: list[int], step: float
+        self, moments: dict[int, int], ends: dict[int, tuple[int, float]], gaps: set[int], step: float
     ) -> None:
         """Puts events one after another: `step` apart, the end of a bar as far as its label needs."""
         self.gaps.clear()
@@ -274,8 +287,8 @@ def _strips(faults: Sequence[Band], ops: Sequence[Operation], axis: _Axis) -> di
             if b.family == family:
                 left, right = axis.at(b.start), axis.right if b.end == NEVER else axis.at(b.end)
                 row = strips.setdefault(family, [])
-                if row and left < row[-1].right + 2:
-                    # Too close together to be told apart: one strip for all of them.
+                if len(standing) > STRIPS_MAX and row and left < row[-1].right + 2:
+                    # Too many to be told apart: one strip for those that touch.
                     row[-1] = _Strip((*row[-1].bands, b), row[-1].left, max(row[-1].right, right))
                 else:
                     row.append(_Strip((b,), left, max(right, left + 6)))
@@ -356,6 +369,7 @@ class _Arrows:
         self._top = top
         self._width = width
         self._anchors: dict[tuple[int, bool], list[float]] = {}
+        self._pairs: set[frozenset[int]] = set()
         self._taken = [
             (
                 p.left,
@@ -386,8 +400,8 @@ class _Arrows:
     def _anchor(self, bar: _Placed, x: float, up: bool, inward: int) -> float:
         """A free place on the bar's upper or lower side near `x`: arrows that share a corner stand side by side."""
         side = (bar.number, up)
-        while any(abs(x - other) < 9 for other in self._anchors.get(side, ())):
-            x += 10 * inward
+        while any(abs(x - other) < 14 for other in self._anchors.get(side, ())):
+            x += 15 * inward
         self._anchors.setdefault(side, []).append(x)
         return x
 
@@ -410,7 +424,12 @@ class _Arrows:
         x3 = self._anchor(target, x3, down > 0, inward[1])
         y0, y3 = middle[0] + down * BAR / 2, middle[1] - down * BAR / 2
         bend = max(24.0, abs(y3 - y0) * 0.5)
-        return [(x0, y0), (x0, y0 + down * bend), (x3, y3 - down * bend), (x3, y3)]
+        pair = frozenset((source.number, target.number))
+        near, far = (
+            (1.7, 0.1) if pair in self._pairs else (1.0, 1.0)
+        )  # a second arrow swings lower than the first
+        self._pairs.add(pair)
+        return [(x0, y0), (x0, y0 + down * bend * near), (x3, y3 - down * bend * far), (x3, y3)]
 
     def _label_place(self, points: list[tuple[float, float]], length: int) -> tuple[float, float]:
         """A point of the curve where the label lies on nothing else; the middle if there is none."""

@@ -12,6 +12,7 @@ from harness.report.findings import Findings
 from harness.report.loglines import Line, Logs
 from harness.report.markup import Content, Markup, el, join
 from harness.report.series import Share
+from harness.report.values import items
 from harness.report.wording import count, cut, duration, json, plain, seconds
 from history.header import Header
 from history.history import Operation
@@ -22,6 +23,7 @@ LIST_MAX = 40
 FAULTS_SHOWN = 60
 TEXT_MAX = 4_000
 OPEN_ANOMALIES = 1
+ANOMALIES_SHOWN = 6
 
 _SHAPES = {
     "valid": "M3.2 8.4 L6.6 11.8 L12.8 4.6",
@@ -82,18 +84,26 @@ def witnesses(
         else f"{len(judged)} anomalies, the worst first: each {every}."
     )
     return join(
-        el("section", el("h2", "Witness"), el("p", lead, class_="lead"), *judged, id="witness")
+        el("section", el("h2", "Witness"), el("p", lead, class_="lead"), _folded(judged), id="witness")
         if judged
         else None,
         el(
             "section",
             el("h2", "Measured anomalies"),
             el("p", "The system never promised to avoid these, so they decide nothing.", class_="lead"),
-            *measured,
+            _folded(measured),
             id="measured",
         )
         if measured
         else None,
+    )
+
+
+def _folded(anomalies: Sequence[Markup]) -> Markup:
+    """The first few; the rest behind a line that says how many there are."""
+    first, rest = anomalies[:ANOMALIES_SHOWN], anomalies[ANOMALIES_SHOWN:]
+    return join(
+        *first, el("details", el("summary", f"{len(rest):,} more"), *rest, class_="more") if rest else None
     )
 
 
@@ -147,10 +157,8 @@ def _meanings(anomaly: Anomaly) -> Markup:
 def _story(anomaly: Anomaly, operations: Sequence[Operation], name: str) -> Markup:
     items: list[Markup] = []
     for i, o in enumerate(operations):
-        lasted = "never ended" if o.complete is None else f"took {duration(o.complete.time - o.invoke.time)}"
-        ended = {"ok": "ok", "fail": "failed: did not happen", "info": "nobody knows whether it happened"}[
-            o.type
-        ]
+        lasted = "never ended" if o.complete is None else f"took {_lasted(o.complete.time - o.invoke.time)}"
+        ended = {"ok": "ok", "fail": "failed: did not happen", "info": "info: may have happened"}[o.type]
         who = f"process {o.process}" if isinstance(o.process, int) else str(o.process)
         key = "" if o.key is None else f" {plain(o.key, 30)}"
         asked = "" if o.invoke.value is None else f" {plain(o.invoke.value, 40)}"
@@ -168,7 +176,7 @@ def _story(anomaly: Anomaly, operations: Sequence[Operation], name: str) -> Mark
                     "span",
                     f"{who}{' via ' + o.node if o.node else ''}, {ended}",
                     el("br"),
-                    f"{seconds(o.invoke.time)}, {lasted}, line {o.index}",
+                    f"{seconds(o.invoke.time)}, {lasted}, event {o.index}",
                     class_="where",
                 ),
                 el("span", anomaly.why[i] if i < len(anomaly.why) else "", class_="why"),
@@ -178,10 +186,19 @@ def _story(anomaly: Anomaly, operations: Sequence[Operation], name: str) -> Mark
     return el("ol", *items, class_="story")
 
 
+def _word(value: Any) -> str:
+    return "" if value is None else f"{plain(value, 40)} "
+
+
+def _lasted(ns: int) -> str:
+    """A duration; the simulator does some things in no time at all."""
+    return "no time" if ns <= 0 else duration(ns)
+
+
 def _context(o: Operation) -> Markup:
     """Which values a write said that it had seen."""
-    context = o.invoke.meta.get("context")
-    if not isinstance(context, list):
+    context = items(o.invoke.meta.get("context"))
+    if context is None:
         return Markup()
     seen = plain(context, 60)
     return join(el("br"), el("span", f"having seen {seen}" if seen else "having seen nothing", class_="hint"))
@@ -192,21 +209,25 @@ def _log(logs: Logs, window: tuple[int, int], operations: Sequence[Operation]) -
     if not logs.lines:
         return []
     lines = logs.between(*window)
+    if not lines:
+        return [
+            el("h4", "What the nodes wrote ", el("span", "nothing in this stretch of time", class_="hint"))
+        ]
     dropped = max(0, len(lines) - LOG_LINES_MAX)
     if dropped:
         # The lines nearest to an operation of the witness tell most.
         moments = [o.invoke.time for o in operations]
         lines = sorted(lines, key=lambda x: min(abs(x.at_ns - m) for m in moments))[:LOG_LINES_MAX]
-    marks = {i: o for i, o in enumerate(operations)}
     rows: list[tuple[int, int, Line | int]] = [(line.at_ns, 1, line) for line in lines]
-    rows += [(o.invoke.time, 0, i) for i, o in marks.items()]
+    rows += [(o.invoke.time, 0, i) for i, o in enumerate(operations)]
     items: list[Markup] = []
     for at, _, row in sorted(rows, key=lambda r: r[:2]):
         if isinstance(row, int):
-            o = marks[row]
+            o = operations[row]
             who = f"process {o.process}" if isinstance(o.process, int) else str(o.process)
             content = join(
-                el("span", f"({row + 1})", class_="node"), el("span", f"{who}: {o.f} {plain(o.key, 40)}")
+                el("span", f"({row + 1})", class_="node"),
+                el("span", f"{who}: {o.f} {_word(o.key)}{_word(o.invoke.value)}"),
             )
             items.append(el("li", el("span", f"{at / 1e9:.6f}", class_="at"), content, class_="mark"))
         else:
@@ -300,8 +321,9 @@ def _verified(band: Band) -> Markup:
         state = el("span", icon("invalid"), el("span", "not made"), class_="state tone-invalid")
         return join(state, el("span", band.error, class_="under"))
     if band.verified:
-        at = "" if band.verified_ns is None else f"after {duration(max(0, band.verified_ns - band.start_ns))}"
-        return el("span", icon("valid"), el("span", at or "yes"), class_="state tone-valid")
+        later = 0 if band.verified_ns is None else band.verified_ns - band.start_ns
+        when = f"after {duration(later)}" if later > 0 else "at once"
+        return el("span", icon("valid"), el("span", when), class_="state tone-valid")
     return el("span", icon("unknown"), el("span", "not verified"), class_="state tone-unknown")
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
+from harness.report.values import items, mapping
 from history.history import History, Operation
 from history.op import NEMESIS, PROBE
 
@@ -82,14 +83,14 @@ def hints(operations: Sequence[Operation]) -> dict[str, Points]:
             continue
         points = found.setdefault(o.node, Points([], []))
         points.at_us.append((o.complete or o.invoke).time // 1_000)
-        answered = o.type == "ok" and isinstance(o.value, list)
-        points.values.append(len(cast("list[Any]", o.value)) if answered else -1)
+        waiting = items(o.value) if o.type == "ok" else None
+        points.values.append(-1 if waiting is None else len(waiting))
     return {node: thinned(found[node]) for node in sorted(found)}
 
 
 def agreement(operations: Sequence[Operation]) -> Agreement | None:
     """From the `digest` observations: in how many token ranges any two nodes differed. None where nobody looked."""
-    latest: dict[str, dict[str, str]] = {}
+    latest: dict[str, dict[str, Any]] = {}
     points = Points([], [])
     ranges: set[str] = set()
     looked: set[str] = set()
@@ -98,15 +99,15 @@ def agreement(operations: Sequence[Operation]) -> Agreement | None:
     nodes = {o.node for o in observed}
     for position, o in enumerate(observed):
         assert o.node is not None
-        if o.type == "ok" and isinstance(o.value, dict):
-            latest[o.node] = cast("dict[str, str]", o.value)
+        if o.type == "ok":
+            latest[o.node] = mapping(o.value)
             ranges |= latest[o.node].keys()
         looked.add(o.node)
         # A look at the whole ring is over when a node comes round again.
         if looked != nodes and position + 1 < len(observed) and observed[position + 1].node not in looked:
             continue
         looked = set()
-        apart = sum(len({held[r] for held in latest.values() if r in held}) > 1 for r in ranges)
+        apart = sum(len({str(held[r]) for held in latest.values() if r in held}) > 1 for r in ranges)
         at = (o.complete or o.invoke).time
         points.at_us.append(at // 1_000)
         points.values.append(apart)

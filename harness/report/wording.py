@@ -52,7 +52,7 @@ def duration(ns: float) -> str:
     """A stretch of time in the unit that suits it.
 
     >>> [duration(ns) for ns in (900, 45_600, 3_210_000, 1_500_000_000, 65_000_000_000)]
-    ['0.9 µs', '46 µs', '3.2 ms', '1.5 s', '65 s']
+    ['0.9 µs', '46 µs', '3.21 ms', '1.5 s', '65 s']
     """
     unit, size = next(((u, s) for u, s in (("s", 1e9), ("ms", 1e6)) if abs(ns) >= s), ("µs", 1e3))
     amount = ns / size

@@ -91,7 +91,7 @@ def history(
     if any(f["fault"] == "partition" for _, f in plan):
         _fault(add, end + MS, {"fault": "heal-partition"}, inert)
     harms = _harms(plan, end)
-    free = [(0, p) for p in range(clients)]
+    free: list[tuple[int, Process]] = [(0, p) for p in range(clients)]
     heapq.heapify(free)
     latest: dict[str, list[int]] = {f"k{i}": [] for i in range(keys)}
     for i in range(rate * seconds):
@@ -196,7 +196,7 @@ def _operation(
 
 def _probe(add: Any, at: int, node: str, harms: list[tuple[int, int, str]], end: int) -> None:
     standing = next(((a, t) for a, b, t in harms if a <= at < b), None)
-    recent = next((b for a, b, t in reversed(harms) if t == "partition" and b <= at < b + 2 * SECOND), None)
+    recent = next((b for _, b, t in reversed(harms) if t == "partition" and b <= at < b + 2 * SECOND), None)
     at += NODES.index(node) * MS
     if standing is not None and standing[1] == "kill" and node == "n2":
         for f in ("hints", "digest"):
@@ -294,7 +294,7 @@ def verdicts(*anomalies: Anomaly) -> list[Verdict]:
 
 def results(*found: Verdict, verdict: str = "invalid", sentence: str = "") -> dict[str, Any]:
     """Content of results.json."""
-    worst = next((v for v in found if str(v.valid) == verdict), None)
+    worst = next((v for v in found if str(v.valid) == verdict and v.reason), None)
     reason = f"{worst.checker}: {worst.reason}" if worst else "nothing that was promised was broken"
     return {
         "verdict": verdict,

@@ -21,7 +21,7 @@ function card(run) {
       ["meta", texts && texts.meta],
       ["invoked at", `${seconds(run.start[i], run.exact ? 1 : 1000)} s`],
       ["took", run.type[i] === OPEN ? "never ended" : `${run.exact ? "" : "about "}${lasting(run.took[i])}`],
-      ["line", run.line ? `${run.line[i]} of history.jsonl (the header not counted)` : null],
+      ["event", run.line ? `${run.line[i]}, counted from 0 after the header of history.jsonl` : null],
       ["", texts ? null : "values of this operation are in history.jsonl only"],
     ];
     const list = node("dl", {});

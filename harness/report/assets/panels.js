@@ -90,7 +90,9 @@ function axisPanel(run) {
         for (const [name, from, to] of run.phases) {
           const x = Math.max(pen.left, pen.x(from)), room = Math.min(pen.right, pen.x(to)) - x;
           pen.g.font = `10px ${pen.theme.sans}`;
-          if (room > pen.g.measureText(name).width + 8) pen.text(name, x + 4, 8, { size: 10, color: pen.theme.faint });
+          const wide = pen.g.measureText(name).width;
+          const covered = stack.marks.some((mark) => Math.abs(pen.x(mark.at) - x - 4 - wide / 2) < wide / 2 + 10);
+          if (room > wide + 8 && !covered) pen.text(name, x + 4, 8, { size: 10, color: pen.theme.faint });
         }
         let free = -Infinity;
         for (const mark of stack.marks) {
