@@ -139,7 +139,7 @@ def _configurations(content: Mapping[str, Any], source: str) -> Iterator[Setting
     for combination, workload, nemesis, world, own, mutant in itertools.product(*axes.values()):
         said: dict[str, Any] = dict(cast("dict[str, Any]", defaults))
         for key, value in (
-            ("combination", combination if combination is not None else _exposing(mutant, workload, nemesis)),
+            ("combination", combination),
             ("workload", workload),
             ("nemesis", nemesis),
             ("world", world),
@@ -154,17 +154,6 @@ def _configurations(content: Mapping[str, Any], source: str) -> Iterator[Setting
                     f"{source}: {key} cannot be set for a configuration: it is a key of its own"
                 )
         yield configuration.resolve(file=said, file_name=source)
-
-
-def _exposing(mutant: str | None, workload: object, nemesis: object) -> str | None:
-    """A mutant of which nothing else is said runs where it shows."""
-    from harness.mutants.catalog import MUTANTS
-
-    if mutant is None or workload is not None or nemesis is not None:
-        return None
-    if mutant not in MUTANTS:
-        raise unknown("mutant", mutant, MUTANTS)
-    return MUTANTS[mutant].combination
 
 
 def _axis(axis: str, value: Any, source: str) -> list[Any]:

@@ -356,15 +356,27 @@ def resolve(
     *,
     file_name: str = "the file",
 ) -> Settings:
-    """Flags beat environment beats file beats combination beats defaults. Raises UsageProblem."""
+    """Flags beat environment beats file beats combination beats defaults. A mutant of which nothing else is said runs
+    in the combination that shows it. Raises UsageProblem."""
     own = {
         **fields_of(file or {}, source=file_name),
         **fields_of(variables(environment or {}), source="the environment"),
         **fields_of(flags or {}, source=""),
     }
+    if own.get("mutant") is not None and not {"combination", "workload", "nemesis"} & own.keys():
+        own["combination"] = exposing(own["mutant"])
     settings = Settings(**{**base(own.get("combination"), own.get("world")), **own})
     validate(settings)
     return settings
+
+
+def exposing(mutant: str) -> str:
+    """The combination that shows a mutant: what a run of it takes where nothing else was said. Raises UsageProblem."""
+    from harness.mutants.catalog import MUTANTS
+
+    if mutant not in MUTANTS:
+        raise unknown("mutant", mutant, MUTANTS)
+    return MUTANTS[mutant].combination
 
 
 def base(combination: str | None, world: str | None) -> dict[str, Any]:
