@@ -1,7 +1,7 @@
 """The shopping cart of the Dynamo paper, as an OR-Set: siblings are reconciled by the client, and what was removed stays removed.
 
-The paper's own merge is the plain union of siblings, and it says itself (section 4.4) that deleted items can resurface. Here every
-addition carries a unique tag and a removal names the tags that it saw (Shapiro et al. 2011, observed-remove set).
+The paper's own merge is the plain union of siblings, and it says itself (section 4.4) that deleted items can resurface. Here
+every addition carries a unique tag and a removal names the tags that it saw (Shapiro et al. 2011, observed-remove set).
 """
 
 from __future__ import annotations

@@ -45,7 +45,9 @@ async def get(connection: Connection, op: Op, n: int) -> tuple[Op, Read]:
     return op.completed("ok", list(read.ids), **marks(siblings)), read
 
 
-async def write(connection: Connection, op: Op, content: bytes | None, context: str | None) -> tuple[Op, Read]:
+async def write(
+    connection: Connection, op: Op, content: bytes | None, context: str | None
+) -> tuple[Op, Read]:
     """Performs `op`, a `put` of `content` or (None) a `delete`: its completion, and the siblings after it."""
     try:
         if content is None:
@@ -69,7 +71,9 @@ class Requests:
 
     async def get(self, outer: Op, recorder: Recorder) -> tuple[Op, Read]:
         meta = {"final": True} if outer.meta.get("final") else {}
-        op = recorder.invoke(Op(outer.process, "invoke", "get", outer.key, node=self._connection.node, meta=meta))
+        op = recorder.invoke(
+            Op(outer.process, "invoke", "get", outer.key, node=self._connection.node, meta=meta)
+        )
         done, read = await get(self._connection, op, self._n)
         return recorder.complete(done), read
 

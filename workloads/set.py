@@ -21,7 +21,9 @@ class Elements(body.Body, frozen=True):
 
 class GrowingSet:
     name = "set"
-    sentence = "One key; clients read a set, add an element and write it back. Shows what last-writer-wins loses."
+    sentence = (
+        "One key; clients read a set, add an element and write it back. Shows what last-writer-wins loses."
+    )
     checkers = ("set_full", "lost_writes", "siblings", "convergence", "availability")
     final_f = "read"
 
