@@ -57,7 +57,8 @@ def test_no_file_lacks_an_importer() -> None:
             continue
         parent, _, name = module.rpartition(".")
         used = re.search(rf"\b{re.escape(module)}\b", text) or re.search(
-            rf"from {re.escape(parent)} import [^\n]*\b{name}\b|from {re.escape(parent)} import \([^)]*\b{name}\b", text
+            rf"from {re.escape(parent)} import [^\n]*\b{name}\b|from {re.escape(parent)} import \([^)]*\b{name}\b",
+            text,
         )
         if not used and f"{path.parent.name}/{path.name}" not in text:
             orphans.append(module)

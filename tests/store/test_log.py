@@ -23,7 +23,9 @@ def batches(*groups: list[bytes]) -> tuple[bytes, list[int]]:
 
 
 @given(st.integers(0, 200), st.data())
-def test_a_tail_torn_at_any_byte_loses_only_what_was_never_acknowledged(seed: int, data: st.DataObject) -> None:
+def test_a_tail_torn_at_any_byte_loses_only_what_was_never_acknowledged(
+    seed: int, data: st.DataObject
+) -> None:
     content, ends = batches([b"Pone", b"Ptwo"], [b"Pthree"], [b"Pfour" * 20, b"Pfive"])
     cut = data.draw(st.integers(ends[1], len(content)))
     found, size = recover(content[:cut])
