@@ -22,6 +22,7 @@ from checkers.verdict import Valid, Verdict, compose
 from harness.interpreter import FaultNemesis, interpret
 from harness.settings import Settings
 from harness.sim.draws import Draws
+from harness.sim.world import SimWorld
 from harness.systems import dynamo
 from harness.world import Refused, Silence, World
 from history.generator import Generator, any_of, clients, time_limit
@@ -32,6 +33,7 @@ from history.op import NEMESIS, PROBE, Op
 from history.recorder import Recorder
 from history.schedule import Schedule, Scripted, TimedFault
 from nemeses.plan import Timed, healers, plan
+from store.node import Node
 from workloads import WORKLOADS
 from workloads.workload import Options, Workload
 
@@ -135,9 +137,6 @@ def node_names(settings: Settings) -> tuple[str, ...]:
 
 def build_world(settings: Settings, seed: int, folder: Path | None) -> World:
     if settings.world == "sim":
-        from harness.sim.world import SimWorld
-        from store.node import Node
-
         names = node_names(settings)
         peers = dict.fromkeys(names, "")
         return SimWorld(
@@ -255,7 +254,7 @@ class _Run:
             environment=self._environment(),
             seed=self.seed,
             duration_seconds=perf_counter() - began,
-            trace=getattr(self.world, "trace_hash", None),
+            trace=self.world.trace.hash if isinstance(self.world, SimWorld) else None,
         )
 
     async def _main(self) -> list[str]:
