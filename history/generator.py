@@ -576,6 +576,9 @@ class _AnyOf(msgspec.Struct, frozen=True):
             step = gen.op(ctx)
             if step is None:
                 gens = (*gens[:i], None, *gens[i + 1 :])
+                left = [g for g in gens if g is not None]
+                if len(left) == 1:
+                    return left[0].op(ctx)  # who is left alone takes turns with nobody
                 continue
             ask, after = step
             if after is not gen:

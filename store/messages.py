@@ -1,11 +1,14 @@
-"""What nodes say to each other: one closed union, encoded as msgpack arrays. Replies carry their request's id."""
+"""What nodes say to each other: one closed union, encoded as msgpack arrays. Replies carry their request's id.
+
+Most hold nothing that could refer back to them, and so need not be known to the garbage collector (`gc=False`).
+"""
 
 from __future__ import annotations
 
 import msgspec
 
 
-class Write(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class Write(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     """Join this record into yours, durably, then answer. With `hint_for`: keep it for that home replica instead."""
 
     id: int
@@ -14,23 +17,23 @@ class Write(msgspec.Struct, frozen=True, array_like=True, tag=1):
     hint_for: str = ""
 
 
-class WriteDone(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class WriteDone(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
     id: int
 
 
-class Read(msgspec.Struct, frozen=True, array_like=True, tag=3):
+class Read(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
     id: int
     key: bytes
 
 
-class ReadDone(msgspec.Struct, frozen=True, array_like=True, tag=4):
+class ReadDone(msgspec.Struct, frozen=True, array_like=True, tag=4, gc=False):
     """The encoded record; empty when the node holds nothing for the key."""
 
     id: int
     record: bytes
 
 
-class Forward(msgspec.Struct, frozen=True, array_like=True, tag=5):
+class Forward(msgspec.Struct, frozen=True, array_like=True, tag=5, gc=False):
     """A client's whole HTTP request, for a home replica to coordinate. `operation` makes a repetition harmless."""
 
     id: int
@@ -38,7 +41,7 @@ class Forward(msgspec.Struct, frozen=True, array_like=True, tag=5):
     request: bytes
 
 
-class ForwardDone(msgspec.Struct, frozen=True, array_like=True, tag=6):
+class ForwardDone(msgspec.Struct, frozen=True, array_like=True, tag=6, gc=False):
     id: int
     response: bytes
 

@@ -23,7 +23,7 @@ Entry = tuple[int, int, int]
 """(actor, counter, wall_ns): the actor's latest event that is known, and when its coordinator believed it happened."""
 
 
-class Version(msgspec.Struct, frozen=True, array_like=True):
+class Version(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One live value, or a tombstone, under its dot (actor, counter). `wall_ns` orders versions in `lww` buckets only."""
 
     actor: int
@@ -33,7 +33,7 @@ class Version(msgspec.Struct, frozen=True, array_like=True):
     deleted: bool = False
 
 
-class Record(msgspec.Struct, frozen=True, array_like=True):
+class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """All that is known of a key. Both tuples are sorted, so equal knowledge has equal bytes.
 
     `truncated` is sticky: this clock, or one that was joined into it, once lost entries.
@@ -83,14 +83,16 @@ def descends(clock: dict[int, int], other: Iterable[Entry]) -> bool:
     return True
 
 
-def join(clock: Iterable[Entry], other: Iterable[Entry]) -> tuple[Entry, ...]:
+def join(clock: tuple[Entry, ...], other: tuple[Entry, ...]) -> tuple[Entry, ...]:
     """The least clock that descends from both."""
     latest = {entry[0]: entry for entry in clock}
+    news = False
     for entry in other:
         known = latest.get(entry[0])
         if known is None or entry[1:] > known[1:]:
             latest[entry[0]] = entry
-    return tuple(sorted(latest.values()))
+            news = True
+    return tuple(sorted(latest.values())) if news else clock
 
 
 def _dot(version: Version) -> tuple[int, int]:
