@@ -481,6 +481,9 @@ def flags(s: Settings, *, also: Iterable[str] = ()) -> list[str]:
     """The shortest flags that make these settings again, seed included. Fields in `also` are spelt out in any case:
     an environment variable would say otherwise."""
     spelt = set(also)
+    if s.mutant is not None and s.combination is None:
+        # Said in so many words, or the mutant would begin from the combination that shows it.
+        spelt.add("workload")
     fields: dict[str, Any] = {**base(s.combination, s.world), "combination": s.combination}
     plain = Settings(**fields)
     words: list[str] = []

@@ -44,11 +44,16 @@ def begin(place: Path, *words: str, **more: str) -> subprocess.Popen[str]:
         text=True,
     )
     journal = place / "runs" / "latest" / "history.jsonl"
-    deadline = time.monotonic() + 60
-    while not (journal.exists() and journal.stat().st_size > 50_000):
-        assert child.poll() is None, child.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    deadline = time.monotonic() + 120
+    try:
+        while not (journal.exists() and journal.stat().st_size > 50_000):
+            assert child.poll() is None, "it ended before it was meant to"
+            assert time.monotonic() < deadline, "it wrote too little"
+            time.sleep(0.02)
+    except AssertionError:
+        child.kill()
+        print(child.communicate())
+        raise
     return child
 
 

@@ -161,6 +161,7 @@ def test_a_run_with_a_mutant_says_so_in_its_folder(tmp_path: Path) -> None:
         check=False,
     )
     outcome = json.loads(done.stdout)
-    assert outcome["command"] == f"sunder run --time 1s --seed 1 --mutant {name}"
+    combination = MUTANTS[name].combination
+    assert outcome["command"] == f"sunder run --combination {combination} --time 1s --seed 1 --mutant {name}"
     environment = json.loads((tmp_path / outcome["path"] / "environment.json").read_text())
     assert environment["mutant"] == {"name": name, "digest": MUTANTS[name].digest}

@@ -128,6 +128,12 @@ def test_what_cannot_be_is_refused_in_a_sentence(flags: dict[str, Any], told: st
     assert told in complaint(**flags)
 
 
+def test_a_mutant_of_which_nothing_else_is_said_runs_where_it_shows() -> None:
+    assert resolve({"mutant": "no-dots"}).combination == "quiet"
+    assert resolve({"mutant": "no-dots", "workload": "cart"}).combination is None
+    assert resolve({"mutant": "no-dots", "combination": "set"}).combination == "set"
+
+
 def test_nemesis_none_is_no_fault_at_all() -> None:
     assert resolve({"nemesis": "none"}).nemesis == ()
 
@@ -144,6 +150,9 @@ def test_in_containers_the_default_faults_are_those_that_containers_can_suffer()
         {"combination": "strict", "seed": 1, "sloppy": True, "n": 5, "checkers": "lost_writes,siblings"},
         {"hinted_handoff": False, "read_repair": "off", "mode": "lww", "name": "mine", "runs": "a b"},
         {"world": "docker", "leave_running": True, "nemesis_interval": 1e-05},
+        {"mutant": "no-dots"},
+        {"mutant": "no-dots", "workload": "cart"},
+        {"mutant": "no-dots", "combination": "set", "world": "docker"},
     ],
 )
 def test_what_was_written_down_reads_back_equal_by_file_and_by_flags(flags: dict[str, Any]) -> None:
@@ -161,12 +170,8 @@ def _by_flags(words: list[str]) -> Settings:
 
 
 def test_the_shortest_flags_leave_out_what_the_combination_says_already() -> None:
-    assert configuration.flags(resolve({"combination": "strict", "seed": 9})) == [
-        "--seed",
-        "9",
-        "--combination",
-        "strict",
-    ]
+    words = configuration.flags(resolve({"combination": "strict", "seed": 9}))
+    assert words == ["--combination", "strict", "--seed", "9"]
 
 
 def test_flags_spell_out_what_the_environment_would_change() -> None:
