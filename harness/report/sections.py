@@ -475,7 +475,7 @@ def evidence(value: Mapping[str, Any]) -> Markup:
 
 def _fact(fact: Any) -> Markup:
     match fact:
-        case None:
+        case None | "":
             return el("span", "—", class_="hint")
         case bool():
             return el("span", "yes" if fact else "no")

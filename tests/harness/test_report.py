@@ -262,7 +262,7 @@ def test_a_torn_history_says_where_it_was_cut() -> None:
 
 def test_a_history_that_cannot_be_paired_still_gets_its_verdict_shown() -> None:
     history = History(Header(), [Op(0, "ok", "put", "x", 1)])
-    results = {
+    results: dict[str, Any] = {
         "verdict": "harness-error",
         "sentence": "harness-error: lost_writes: it crashed",
         "error": "Traceback",

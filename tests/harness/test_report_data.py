@@ -78,11 +78,11 @@ def test_processes_are_told_from_where_they_begin_in_their_lane() -> None:
     header, numbers, _ = unpack(page_of(history))
     named = iter(header["processes"])
     last: dict[int, int] = {}
-    begun: dict[int, list[tuple[int, int | str]]] = {}
+    begun: dict[int, list[tuple[int, Any]]] = {}
     for position, code in zip(accumulate(numbers["begun"]), numbers["process"], strict=True):
         lane = numbers["lane"][position]
-        process: int | str = last.get(lane, 0) + signed(code - 1) if code else next(named)
-        if isinstance(process, int):
+        process = last.get(lane, 0) + signed(code - 1) if code else next(named)
+        if code:
             last[lane] = process
         begun.setdefault(lane, []).append((position, process))
     assert len(numbers["begun"]) > 10 + 1  # some processes were retired

@@ -22,6 +22,7 @@ async function readRun(text) {
 
   function column(name) {
     const [count, width] = run.columns[name], bytes = blocks[name];
+    if (width === 1) return bytes;
     const values = new Uint32Array(count);
     for (let plane = 0; plane < width; plane++) {
       const from = plane * count, shift = 8 * plane;
@@ -33,12 +34,12 @@ async function readRun(text) {
   const lines = (name) => new TextDecoder().decode(blocks[name]).split("\n");
 
   const n = run.count;
-  run.type = new Uint8Array(column("type"));
+  run.type = column("type");
   run.lane = new Uint16Array(column("lane"));
   run.f = new Uint16Array(column("f"));
   run.key = column("key");
   run.error = new Uint16Array(column("error"));
-  run.depth = new Uint8Array(column("depth"));
+  run.depth = column("depth");
   // Counted for answered gets alone: 0 elsewhere, else one more than the number of siblings.
   run.siblings = new Uint32Array(n);
   const counted = column("siblings"), get = run.words.f.indexOf("get");
@@ -59,18 +60,19 @@ async function readRun(text) {
   run.log = new Float32Array(n);
   const gaps = column("start"), took = column("took");
   const quantum = run.quantum / 1000;
-  const octaves = Float64Array.from({ length: 65 * run.steps }, (_, i) => 2 ** (i / run.steps) - 1);
+  const octaves = Float64Array.from({ length: 40 * run.steps }, (_, i) => 2 ** (i / run.steps) - 1);
+  const logs = Float32Array.from(octaves, (lasted) => Math.log10(Math.max(1, lasted)));
   let quanta = 0, reach = -Infinity;
   for (let i = 0; i < n; i++) {
     quanta += gaps[i];
-    const start = run.origin + quanta * quantum;
-    const lasted = run.exact ? took[i] : octaves[took[i]];
+    const start = run.origin + quanta * quantum, code = took[i];
+    const lasted = run.exact ? code : octaves[code];
     const end = run.type[i] === OPEN ? run.span[1] : start + lasted;
     run.start[i] = start;
     run.took[i] = lasted;
     run.end[i] = end;
     run.reach[i] = reach = Math.max(reach, end);
-    run.log[i] = Math.log10(Math.max(1, lasted));
+    run.log[i] = run.exact ? Math.log10(Math.max(1, lasted)) : logs[code];
   }
 
   if (run.columns.line) {

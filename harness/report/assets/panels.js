@@ -116,6 +116,23 @@ function axisPanel(run) {
 
 // Everything at a glance, with a frame around what the other panels show.
 function overviewPanel(run) {
+  let counted = { columns: 0 };
+
+  function count(pen) {
+    const columns = Math.max(1, Math.floor((pen.right - pen.left) / 2));
+    if (counted.columns === columns) return counted;
+    const good = new Uint32Array(columns), bad = new Uint32Array(columns);
+    const each = columns / (pen.to - pen.from);
+    for (let i = 0; i < run.count; i++) {
+      if (run.depth[i]) continue;
+      const c = Math.min(columns - 1, Math.max(0, ((run.start[i] - pen.from) * each) | 0));
+      if (run.type[i] === OK) good[c]++; else bad[c]++;
+    }
+    let most = 1;
+    for (let c = 0; c < columns; c++) most = Math.max(most, good[c] + bad[c]);
+    return (counted = { columns, good, bad, most });
+  }
+
   return {
     name: "overview",
     title: "Overview",
@@ -124,23 +141,17 @@ function overviewPanel(run) {
     height: () => 46,
     draw(pen, stack) {
       const { g, theme } = pen;
-      const columns = Math.max(1, Math.floor((pen.right - pen.left) / 2));
-      const [good, bad] = [new Uint32Array(columns), new Uint32Array(columns)];
-      const each = columns / (pen.to - pen.from);
-      for (let i = 0; i < run.count; i++) {
-        if (run.depth[i]) continue;
-        const c = Math.min(columns - 1, Math.max(0, ((run.start[i] - pen.from) * each) | 0));
-        if (run.type[i] === OK) good[c]++; else bad[c]++;
-      }
-      let most = 1;
-      for (let c = 0; c < columns; c++) most = Math.max(most, good[c] + bad[c]);
+      const { columns, good, bad, most } = count(pen);
       for (let c = 0; c < columns; c++) {
         const up = (34 * good[c]) / most, down = (34 * bad[c]) / most;
         g.fillStyle = theme.read;
         g.fillRect(pen.left + 2 * c, 38 - up, 2, up);
         g.fillStyle = theme.fail;
         g.fillRect(pen.left + 2 * c, 38 - up - down, 2, down);
-        if (bad[c]) g.fillRect(pen.left + 2 * c, 41, 2, 3);
+        if (!bad[c]) continue;
+        g.globalAlpha = 0.25 + 0.75 * Math.sqrt(bad[c] / (good[c] + bad[c]));
+        g.fillRect(pen.left + 2 * c, 41, 2, 3);
+        g.globalAlpha = 1;
       }
       const from = Math.max(pen.left, pen.x(stack.view[0])), to = Math.min(pen.right, pen.x(stack.view[1]));
       g.fillStyle = theme.surface;

@@ -157,7 +157,7 @@ class Stack {
   }
 
   listen() {
-    new ResizeObserver(() => this.resize()).observe(this.root);
+    new ResizeObserver(() => { if (this.root.clientWidth !== this.drawnWidth) this.resize(); }).observe(this.root);
     const seen = new IntersectionObserver((entries) => {
       for (const entry of entries) this.views.find((v) => v.canvas === entry.target).near = entry.isIntersecting;
       this.schedule();
@@ -323,6 +323,7 @@ class Stack {
   }
 
   draw(everything) {
+    this.drawnWidth = this.root.clientWidth;
     for (const view of this.views) {
       if (!view.dirty || !(view.near || everything)) continue;
       view.dirty = false;
