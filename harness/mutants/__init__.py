@@ -1,0 +1,1 @@
+"""Stores with one planted bug each: what the harness is measured by."""

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def place(tmp_path: Path) -> Path:
 
 def environment(**more: str) -> dict[str, str]:
     bare = {k: v for k, v in os.environ.items() if not k.startswith("SUNDER_")}
-    return {**bare, "TMPDIR": more.pop("TMPDIR", "/tmp"), **more}
+    return {**bare, "TMPDIR": more.pop("TMPDIR", tempfile.gettempdir()), **more}
 
 
 def sunder(place: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
