@@ -67,6 +67,10 @@ _HEAD_TOO_LARGE = f"a request's head may have at most {HEAD_BYTES_MAX} bytes"
 _HEADERS_READ = frozenset((b"x-causal-context", b"accept", b"authorization", b"x-forwarded"))
 
 
+_OTHER_PARAMETERS = frozenset(("returnbody",))
+"""Those of a query that do not change how many must answer, and in which time."""
+
+
 class RequestParser:
     """Turns bytes into requests, however they are cut up. After BadRequest it must be thrown away."""
 
@@ -180,6 +184,10 @@ class Api:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        config = node.config
+        timeout_ns = config.request_timeout_ms * 1_000_000
+        self._as_configured = {"r": Want(config.r, 0, timeout_ns), "w": Want(config.w, 0, timeout_ns)}
+        """What requests want that do not say it themselves, as most do not."""
         self._admin: dict[str, Callable[[list[str]], bytes]] = {
             "ring": self._ring,
             "preference-list": self._preference_list,
@@ -248,6 +256,8 @@ class Api:
 
     def _want(self, request: Request, responders: str, primaries: str, default: int) -> Want:
         config = self._node.config
+        if request.query.keys() <= _OTHER_PARAMETERS:
+            return self._as_configured[responders]
         timeout_ms = self._number(request, "timeout_ms", config.request_timeout_ms, 1, 600_000)
         return Want(
             self._number(request, responders, default, 1, config.n),
