@@ -96,7 +96,9 @@ def main() -> None:
     print(f"{best.simulated_seconds / (cost + best.judging_seconds):8.1f} with judging")
     print(f"{best.operations / cost:8,.0f} client operations a second")
     print(f"{best.events / cost:8,.0f} events a second")
-    print(f"{speed:8.1f} million rounds of the calibration loop a second (best of {repetitions}, as the above)")
+    print(
+        f"{speed:8.1f} million rounds of the calibration loop a second (best of {repetitions}, as the above)"
+    )
 
 
 if __name__ == "__main__":
