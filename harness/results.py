@@ -244,7 +244,8 @@ def report(
     """Renders the report of a run into its folder."""
     from harness.report import render
 
-    page = render(history, list(results.results), dict(logs), title=title(folder), command=command)
+    environment = _mapping(folder / ENVIRONMENT) if (folder / ENVIRONMENT).is_file() else None
+    page = render(history, results, logs, title=title(folder), command=command, environment=environment)
     put(folder / REPORT, page)
     return folder / REPORT
 

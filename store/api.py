@@ -97,9 +97,11 @@ class RequestParser:
             raise BadRequest(400, "this server speaks HTTP/1.1 only, without upgrades") from problem
         except httptools.HttpParserError as problem:
             cause = problem.__context__
-            raise (
-                cause if isinstance(cause, BadRequest) else BadRequest(400, "malformed HTTP request")
-            ) from None
+            if isinstance(cause, BadRequest):
+                raise cause from None
+            if cause is not None:
+                raise cause  # out of a callback: a bug of ours, or Ctrl-C, and no mistake of the client's
+            raise BadRequest(400, "malformed HTTP request") from None
         if self._head_bytes - self._body_bytes > HEAD_BYTES_MAX and not self._requests:
             raise BadRequest(431, _HEAD_TOO_LARGE)
         done, self._requests = self._requests, []
