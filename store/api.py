@@ -100,7 +100,7 @@ class RequestParser:
             if isinstance(cause, BadRequest):
                 raise cause from None
             if cause is not None:
-                raise cause  # out of a callback: a bug of ours, or Ctrl-C, and no mistake of the client's
+                raise cause from None  # out of a callback: a bug of ours, or Ctrl-C, no mistake of the client's
             raise BadRequest(400, "malformed HTTP request") from None
         if self._head_bytes - self._body_bytes > HEAD_BYTES_MAX and not self._requests:
             raise BadRequest(431, _HEAD_TOO_LARGE)
