@@ -73,6 +73,7 @@ class Node:
         self.metrics.bad_records += found.bad_records
         self.metrics.records_dropped_at_recovery += found.bytes_cut > 0
         await self.epochs.start()
+        self.calls.begin(self.runtime.draw("calls", self.epochs.generation) >> 2)
         self.runtime.net.on_message(self.received)
         self.gossip.start(self.epochs.generation)
         self.hints.start()

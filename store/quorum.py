@@ -12,11 +12,19 @@ Answer = Callable[[str, Any], None]
 
 
 class Calls:
-    """Open requests of this node by id. One id may be asked of many nodes; every answer goes to its one listener."""
+    """Open requests of this node by id. One id may be asked of many nodes; every answer goes to its one listener.
+
+    No two lives of a node may use the same ids: an answer to a request of the dead life can still arrive, and would be
+    taken for the answer to another question, about another key.
+    """
 
     def __init__(self) -> None:
         self._next = 0
         self._listeners: dict[int, Answer] = {}
+
+    def begin(self, first: int) -> None:
+        """Begins this life's ids far from those of every other: `first` is drawn."""
+        self._next = first
 
     def open(self, listener: Answer) -> int:
         self._next += 1
