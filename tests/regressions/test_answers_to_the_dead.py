@@ -6,6 +6,7 @@ put there; these are their seeds. Ids now begin at a number drawn for each life 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -52,4 +53,4 @@ def test_no_two_lives_of_a_node_use_the_same_request_ids() -> None:
     world.run(main())
     used = sorted(node.calls.open(lambda *_: None) for node in lives)
     assert len(used) == 4
-    assert all(b - a > 1_000_000 for a, b in zip(used, used[1:], strict=False))
+    assert all(b - a > 1_000_000 for a, b in pairwise(used))
