@@ -129,7 +129,7 @@ def _header(name: str, line: bytes) -> Header:
     if line.startswith((b"\x1f\x8b", b"(\xb5/\xfd")):
         raise Malformed(f"{name}: line 1: the file is compressed; unpack it first")
     foreign = f"this is not a history written by sunder (line 0 must be a header with format {FORMAT!r})"
-    remedy = "name the history.jsonl of a run, or say which format the file has"
+    remedy = "name the history.jsonl of a run"
     if len(line) > LINE_BYTES_MAX:
         raise Malformed(f"{name}: line 1: {foreign}; {remedy}")
     cut = not line.endswith(b"\n") and line.lstrip().startswith(b'{"format":"' + FORMAT.encode())
