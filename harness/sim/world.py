@@ -231,6 +231,8 @@ def _no_collection() -> Generator[None]:
     """Garbage is collected between runs only: when the collector strikes depends on what ran before."""
     enabled = gc.isenabled()
     gc.disable()
+    # What the last run left: frozen garbage would never be young again, and a campaign's worker would grow run by run.
+    gc.collect()
     gc.freeze()
     try:
         yield
