@@ -303,7 +303,8 @@ class Api:
             if elsewhere is not None:
                 return elsewhere
         if not deleted and place.is_home:
-            siblings = len(node.replica.record(key).versions)
+            covered = versions.counters(context)
+            siblings = sum(v.counter > covered.get(v.actor, 0) for v in node.replica.record(key).versions)
             if siblings >= node.config.siblings_max:
                 raise Problem(
                     409, f"the key has {siblings} siblings; read it and write with its context first"

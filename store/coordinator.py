@@ -120,7 +120,12 @@ class Coordinator:
             return versions.put_lww(
                 held, self.epochs.node_id, self._lww_writes, wall_ns, body, deleted=deleted
             )
-        actor = self.epochs.actor(held.clock, versions.counters(context))
+        # What a fallback knows of a key shrinks as its hints are handed off: it must never go on counting from there.
+        actor = (
+            self.epochs.actor(held.clock, versions.counters(context))
+            if place.is_home
+            else self.epochs.fresh()
+        )
         return versions.put(
             held, context, actor, wall_ns, body, deleted=deleted, entries_max=self.config.clock_entries_max
         )

@@ -65,6 +65,10 @@ class Epochs:
             node_id, epoch = actor >> EPOCH_BITS, actor & ((1 << EPOCH_BITS) - 1)
             if node_id == self._node_id and epoch >= self._first and context.get(actor, 0) <= counter:
                 return actor
+        return self.fresh()
+
+    def fresh(self) -> int:
+        """An actor id that has never made a dot."""
         assert self._next < self._end, "renew() was not awaited"
         self._next += 1
         return (self._node_id << EPOCH_BITS) | (self._next - 1)

@@ -150,6 +150,21 @@ def test_with_all_home_replicas_cut_off_a_fallback_coordinates() -> None:
     play(scene)
 
 
+def test_a_fallback_that_coordinates_makes_every_dot_under_a_new_actor() -> None:
+    async def scene(c: Cluster) -> None:
+        homes = await c.homes("k")
+        fallbacks = [n for n in NODES if n not in homes]
+        await c.world.inject(Partition("custom", tuple(sorted(partition.between(homes, fallbacks)))))
+        await c.world.sleep(4 * SECOND)
+        for i in range(3):
+            assert (await c.ask(fallbacks[0], "PUT", "/kv/b/k", b"%d" % i)).status == 204
+        held = msgspec.json.decode((await c.ask(fallbacks[0], "GET", "/admin/replica/b/k")).body)
+        # Its hints may be handed off one by one, in any order, and take what it knows of the key with them.
+        assert [counter for _, counter in held["clock"]] == [1, 1, 1]
+
+    play(scene)
+
+
 def test_a_strict_quorum_refuses_what_a_sloppy_one_takes() -> None:
     async def scene(c: Cluster) -> None:
         homes = await c.homes("k")
@@ -295,6 +310,8 @@ def test_a_value_too_large_and_a_key_with_too_many_siblings_are_refused() -> Non
         assert (await c.ask(home, "PUT", "/kv/b/k", b"more")).status == 409
         read = await c.ask(home, "GET", "/kv/b/k")
         assert len(read.values) == 4
+        assert (await c.ask(home, "PUT", "/kv/b/k", b"one", context=read.context)).status == 204
+        assert (await c.ask(home, "GET", "/kv/b/k")).values == [b"one"]
 
     play(scene, value_bytes_max=100, siblings_max=4, siblings_warn=3)
 
