@@ -21,6 +21,7 @@ from harness import exits, results, screen
 from harness import settings as configuration
 from harness.mutants import apply
 from harness.settings import Settings
+from harness.standard import COMBINATIONS
 
 if TYPE_CHECKING:
     from harness.runner import Progress
@@ -153,11 +154,28 @@ def introduce(settings: Settings) -> None:
         f"{settings.title}: {settings.workload} under {faults}; {settings.nodes} nodes, N={settings.n} R={settings.r}"
         f" W={settings.w}, {settings.time_seconds:g} s in {settings.world}{mutant}; seed {settings.seed}"
     )
+    left_out = left_out_of(settings)
+    if left_out:
+        screen.note(
+            f"NOT MADE in {settings.world}, though the combination {settings.combination} asks for it: {', '.join(left_out)}."
+            " What this combination shows with it in the simulator is not shown here."
+        )
     if settings.world != "sim":
         screen.note(
             "The seed repeats which operations and faults are asked for; it does not repeat timing, scheduling or"
             " message order in containers."
         )
+
+
+def left_out_of(settings: Settings) -> list[str]:
+    """The fault families of the combination that its world cannot make."""
+    if settings.combination is None:
+        return []
+    asked: tuple[str, ...] = COMBINATIONS[settings.combination].settings["nemesis"]
+    possible = configuration.FAMILIES_OF[settings.world]
+    if settings.nemesis != tuple(family for family in asked if family in possible):
+        return []  # the user chose the faults
+    return [family for family in asked if family not in possible]
 
 
 @contextmanager
@@ -327,8 +345,6 @@ def sentences(kind: str) -> dict[str, str]:
     """Each name of a kind with what it is."""
     match kind:
         case "combination":
-            from harness.standard import COMBINATIONS
-
             return {c.name: c.sentence for c in COMBINATIONS.values()}
         case "mutant":
             from harness.mutants.catalog import MUTANTS

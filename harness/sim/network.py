@@ -1,5 +1,7 @@
 """The simulated network between nodes: one directed link for each pair, doing to frames only what TCP can do.
 
+One exception is chosen (docs/decisions/005): a link cut in one direction goes on carrying the other, without acknowledgements.
+
 Frames arrive at most once and in order. They are lost only where a connection breaks: an end dies, a partition rejects, or
 one that drops lasts so long that the connection is given up. A drawn delay belongs to (source, destination, number of the
 message on that link), so that one message more or less leaves the fate of the others alone.

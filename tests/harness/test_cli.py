@@ -15,7 +15,7 @@ import pytest
 
 from harness import reference, screen
 from harness.cli import call, cli
-from harness.commands import replay
+from harness.commands import replay, run
 from harness.settings import resolve
 from history.schedule import Schedule, TimedFault
 from nemeses.fault import Kill, ResetClocks, Skew
@@ -334,3 +334,18 @@ def test_commands_are_documented_with_every_option() -> None:
                     assert f"`{word}" in section, (
                         f"docs/commands.md does not tell of `{word}` of `sunder {name}`"
                     )
+
+
+@pytest.mark.parametrize(
+    ("written", "left_out"),
+    [
+        ({"combination": "register-power", "world": "docker"}, ["power"]),
+        ({"combination": "register-power"}, []),
+        ({"combination": "cart", "world": "docker", "nemesis": "partition"}, []),
+        ({"world": "docker"}, []),
+    ],
+)
+def test_faults_of_a_combination_that_the_world_cannot_make_are_named(
+    written: dict[str, str], left_out: list[str]
+) -> None:
+    assert run.left_out_of(resolve(written)) == left_out
