@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from hashlib import blake2b
 
+from xxhash import xxh3_64_intdigest
+
 PLACEMENTS_CACHED_MAX = 65_536
 
 
 def token(key: bytes) -> int:
-    """A key's place on the ring: 64 bits."""
-    return int.from_bytes(blake2b(key, digest_size=8).digest(), "big")
+    """A key's place on the ring: 64 bits, of which the highest choose the token range and the next the Merkle leaf."""
+    return xxh3_64_intdigest(key)
 
 
 class Ring:

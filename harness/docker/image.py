@@ -48,7 +48,7 @@ CODE = "/opt/sunder/code"
 CONTENT_LABEL = "sunder.content"
 """On the image: what this version of sunder puts on a base, so that an image of another version is noticed."""
 
-REQUIRED = ("httptools", "msgspec", "uvloop")
+REQUIRED = ("httptools", "msgspec", "numpy", "uvloop", "xxhash")
 """What the store imports beyond the standard library; the versions allowed are the distribution's own."""
 
 PACKAGES = ("python3", "iproute2", "iptables", "procps")

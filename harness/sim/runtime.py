@@ -102,7 +102,8 @@ class SimRuntime:
         self._sequence = loop.sequence
 
     def draw(self, what: str, *identity: object) -> int:
-        return self._draws(what, *identity)
+        # With the life: what must never be drawn twice (ids above all) would be, on a disk that was wiped.
+        return self._draws(what, self.number, *identity)
 
     def future(self) -> Future:
         return Future(self._ready, self.gate.failed)

@@ -81,7 +81,13 @@ def test_without_an_archive_the_remedy_is_a_local_base() -> None:
 
 def test_the_store_gets_the_versions_that_the_distribution_allows() -> None:
     wanted = image.requirements()
-    assert [re.match(r"\w+", line)[0] for line in wanted] == ["httptools", "msgspec", "uvloop"]
+    assert [re.match(r"\w+", line)[0] for line in wanted] == [
+        "httptools",
+        "msgspec",
+        "numpy",
+        "uvloop",
+        "xxhash",
+    ]
     assert all("<" in line and ">" in line for line in wanted)
 
 
@@ -114,7 +120,7 @@ def test_a_local_image_can_be_the_base() -> None:
             assert image.current(client) == built
             said = client.containers.run(
                 built,
-                ["-c", "import httptools, msgspec, uvloop; print('all there')"],
+                ["-c", "import httptools, msgspec, numpy, uvloop, xxhash; print('all there')"],
                 entrypoint=["python3"],
                 remove=True,
             )
