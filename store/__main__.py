@@ -73,7 +73,7 @@ def _nearest(message: str) -> str:
 
 def mistakes(config: Config) -> list[str]:
     """What no node could run with, each a sentence that says what to change."""
-    from store.server import split_address  # noqa: PLC0415  # see main
+    from store.server.peers import split_address  # noqa: PLC0415  # see main
 
     found: list[str] = []
     if config.node not in config.peers:
@@ -121,14 +121,14 @@ def main() -> None:
         print(msgspec.json.format(msgspec.json.encode(EXAMPLE), indent=2).decode())
         return
     # A server's imports are most of its start: whoever asks for an example or makes a mistake need not wait for them.
-    from store import server  # noqa: PLC0415
+    from store.server import disk, process  # noqa: PLC0415
 
     config = load(arguments.config)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
-        server.run(config)
-    except server.CannotServe as problem:
+        process.run(config)
+    except disk.CannotServe as problem:
         refuse(str(problem))
 
 

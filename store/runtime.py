@@ -1,6 +1,6 @@
 """The narrow facade between node code and the world: everything that a node may touch.
 
-Two implementations exist: `store/server.py` (asyncio, sockets, a data directory) and `harness/sim` (a deterministic
+Two implementations exist: `store/server/` (asyncio, sockets, a data directory) and `harness/sim` (a deterministic
 simulator). Node code imports neither, nor asyncio, time, random or threads; a lint rule holds that.
 """
 

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from store import server
 from store.api import Request, encode_response
 from store.config import Config
 from store.metrics import Metrics
-from store.server import HttpConnection, HttpServer
+from store.server import clients
+from store.server.clients import HttpConnection, HttpServer
 
 
 class Noted(asyncio.Transport):
@@ -150,14 +150,14 @@ def test_a_bug_is_a_500_with_its_traceback_in_the_log_and_the_connection_lives_o
 def test_a_request_that_dribbles_in_is_answered_408_and_the_connection_closes() -> None:
     async def scene(toy: Toy) -> None:
         toy.connection.data_received(b"GET /x HT")
-        toy.later(server.REQUEST_SECONDS_MAX - 1)
+        toy.later(clients.REQUEST_SECONDS_MAX - 1)
         toy.connection.data_received(b"TP/1.1\r\n")
         assert toy.transport.written == b""
-        toy.later(server.REQUEST_SECONDS_MAX + 1)
+        toy.later(clients.REQUEST_SECONDS_MAX + 1)
         await settle()
         assert (toy.transport.statuses(), toy.transport.done) == (["408"], ["eof"])
         toy.connection.data_received(b"\r\nGET /more HTTP/1.1\r\n\r\n")
-        toy.later(server.REQUEST_SECONDS_MAX + 1 + server.LINGER_SECONDS_MAX + 1)
+        toy.later(clients.REQUEST_SECONDS_MAX + 1 + clients.LINGER_SECONDS_MAX + 1)
         await settle()
         assert (toy.asked, toy.transport.done) == ([], ["eof", "abort"])
 
@@ -167,13 +167,13 @@ def test_a_request_that_dribbles_in_is_answered_408_and_the_connection_closes() 
 def test_an_idle_connection_is_closed_but_not_one_that_waits_for_its_answer() -> None:
     async def scene(toy: Toy) -> None:
         toy.send("GET /slow/1")
-        toy.later(2 * server.IDLE_SECONDS_MAX)
+        toy.later(2 * clients.IDLE_SECONDS_MAX)
         assert toy.transport.done == []
         toy.answer("/slow/1")
         await settle()
-        toy.later(3 * server.IDLE_SECONDS_MAX - 1)
+        toy.later(3 * clients.IDLE_SECONDS_MAX - 1)
         assert toy.transport.done == []
-        toy.later(3 * server.IDLE_SECONDS_MAX + 1)
+        toy.later(3 * clients.IDLE_SECONDS_MAX + 1)
         assert toy.transport.done == ["close"]
 
     with_toy(scene)
@@ -181,7 +181,7 @@ def test_an_idle_connection_is_closed_but_not_one_that_waits_for_its_answer() ->
 
 def test_a_client_too_far_ahead_of_its_answers_is_not_read_until_it_has_some() -> None:
     async def scene(toy: Toy) -> None:
-        toy.send(*(f"GET /slow/{i}" for i in range(server.PIPELINE_MAX)))
+        toy.send(*(f"GET /slow/{i}" for i in range(clients.PIPELINE_MAX)))
         assert toy.transport.done == ["pause"]
         toy.answer("/slow/0")
         await settle()
@@ -193,9 +193,9 @@ def test_a_client_too_far_ahead_of_its_answers_is_not_read_until_it_has_some() -
 def test_a_client_that_does_not_take_its_answers_is_not_read_and_given_up_in_the_end() -> None:
     async def scene(toy: Toy) -> None:
         toy.connection.pause_writing()
-        toy.later(server.IDLE_SECONDS_MAX - 1)
+        toy.later(clients.IDLE_SECONDS_MAX - 1)
         assert toy.transport.done == ["pause"]
-        toy.later(server.IDLE_SECONDS_MAX + 1)
+        toy.later(clients.IDLE_SECONDS_MAX + 1)
         assert toy.transport.done == ["pause", "abort"]
 
     with_toy(scene)

@@ -11,9 +11,10 @@ import msgspec
 import pytest
 from node_processes import free_ports
 
-from store import server
 from store.config import Config
-from store.server import Frames, Greeting, Incoming, RealNetwork, Welcome
+from store.server import peers as way
+from store.server.greeting import PROTOCOL_VERSION, Frames, Greeting, Welcome
+from store.server.peers import Incoming, RealNetwork
 
 
 class Side:
@@ -52,7 +53,7 @@ class Stranger(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.greeted += 1
-        self._send(Greeting(server.PROTOCOL_VERSION, b"nonce"))
+        self._send(Greeting(PROTOCOL_VERSION, b"nonce"))
 
     def data_received(self, data: bytes) -> None:
         for frame in self._frames.feed(data):
@@ -124,7 +125,7 @@ def test_frames_to_a_peer_that_is_away_are_dropped_and_counted_and_said_once() -
 
 
 def test_a_peer_that_dials_in_is_dialled_back_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "REDIAL_SECONDS_MIN", 3_600.0)
+    monkeypatch.setattr(way, "REDIAL_SECONDS_MIN", 3_600.0)
 
     async def scene() -> None:
         where = ports()
@@ -162,7 +163,7 @@ def test_the_queue_to_a_peer_that_never_answers_is_bounded() -> None:
 def test_a_connection_that_stands_still_is_given_up_and_dialled_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server, "STALL_SECONDS_MAX", 0.3)
+    monkeypatch.setattr(way, "STALL_SECONDS_MAX", 0.3)
 
     async def scene() -> None:
         loop = asyncio.get_running_loop()
@@ -215,9 +216,9 @@ def test_a_stranger_that_says_nothing_is_hung_up_on() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", where["b"])
         await until(lambda: len(b.net.incoming) == 1)
         now = asyncio.get_running_loop().time()
-        b.net.sweep(now + server.GREETING_SECONDS_MAX - 1)
+        b.net.sweep(now + way.GREETING_SECONDS_MAX - 1)
         assert len(b.net.incoming) == 1
-        b.net.sweep(now + server.GREETING_SECONDS_MAX + 1)
+        b.net.sweep(now + way.GREETING_SECONDS_MAX + 1)
         await until(lambda: len(b.net.incoming) == 0)
         await reader.read()  # ends with the connection
         writer.close()

@@ -15,7 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store.runtime import DiskError
-from store.server import BadFrame, CannotServe, Frames, RealDisk, Running, split_address
+from store.server.disk import CannotServe, RealDisk
+from store.server.greeting import BadFrame, Frames
+from store.server.peers import split_address
+from store.server.runtime import Running
 
 
 @asynccontextmanager

@@ -1,0 +1,342 @@
+"""The way to and from the other nodes: frames over TCP, from connections that are dialled when there is something to say."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import os
+import socket
+from collections.abc import Callable
+from typing import cast
+
+import msgspec
+
+from store.config import Config
+from store.metrics import Metrics
+from store.server.greeting import (
+    GREETING_BYTES_MAX,
+    PROTOCOL_VERSION,
+    BadFrame,
+    Frames,
+    Greeting,
+    Hello,
+    Welcome,
+    framed,
+    proof_of,
+)
+
+GREETING_SECONDS_MAX = 5.0
+DIAL_SECONDS_MAX = 1.0
+STALL_SECONDS_MAX = 2.0
+"""A connection to a peer that moves nothing for so long, having something to move, is given up and dialled again."""
+REDIAL_SECONDS_MIN = 0.05
+REDIAL_SECONDS_MAX = 1.0
+
+
+def _prepare(transport: asyncio.BaseTransport) -> None:
+    sock = transport.get_extra_info("socket")
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+
+
+class Incoming(asyncio.Protocol):
+    """Frames from one peer, once it has said who it is."""
+
+    def __init__(self, network: RealNetwork) -> None:
+        self._network = network
+        self._frames = Frames(GREETING_BYTES_MAX)
+        self._nonce = os.urandom(16)
+        self._since = network.loop.time()
+        self._transport: asyncio.Transport
+        self.src = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        _prepare(transport)
+        self._network.incoming.add(self)
+        greeting = msgspec.msgpack.encode(Greeting(PROTOCOL_VERSION, self._nonce))
+        self._transport.write(framed(greeting))
+
+    def data_received(self, data: bytes) -> None:
+        network = self._network
+        network.metrics.bytes_received += len(data)
+        try:
+            frames = self._frames.feed(data)
+            if not self.src and frames:
+                self._greeted(frames.pop(0))
+            handler, src = network.handler, self.src
+            network.metrics.frames_received += len(frames)
+            for frame in frames:
+                handler(src, frame)
+        except (BadFrame, msgspec.DecodeError) as problem:
+            network.metrics.bad_frames += 1
+            who = self.src or "a stranger"
+            network.log(f"closing the connection from {who} at {self._address()}: {problem}")
+            self._transport.abort()
+
+    def _greeted(self, frame: bytes) -> None:
+        hello = msgspec.msgpack.decode(frame, type=Hello)
+        config = self._network.config
+        if hello.version != PROTOCOL_VERSION:
+            raise BadFrame(f"it speaks version {hello.version}, this node {PROTOCOL_VERSION}")
+        if hello.dst != config.node:
+            raise BadFrame(f"it was looking for {hello.dst!r}; correct `peers` in its configuration")
+        if hello.src not in config.peers:
+            raise BadFrame(f"it calls itself {hello.src!r}, which is not in `peers`")
+        proof = proof_of(config.secret, self._nonce, "hello", hello.src, hello.dst)
+        if not hmac.compare_digest(proof, hello.proof):
+            raise BadFrame("it does not know the shared secret")
+        self.src = hello.src
+        self._frames.bytes_max = config.frame_bytes_max
+        welcome = Welcome(proof_of(config.secret, hello.nonce, "welcome", hello.dst, hello.src))
+        self._transport.write(framed(msgspec.msgpack.encode(welcome)))
+        self._network.heard_from(hello.src)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._network.incoming.discard(self)
+        if self.src:
+            self._network.metrics.connections_lost += 1
+
+    def sweep(self, now: float) -> None:
+        if not self.src and now - self._since > GREETING_SECONDS_MAX:
+            self._transport.abort()
+
+    def close(self) -> None:
+        self._transport.abort()
+
+    def _address(self) -> str:
+        peername = self._transport.get_extra_info("peername")
+        return f"{peername[0]}:{peername[1]}" if peername else "an unknown address"
+
+
+class Outgoing(asyncio.Protocol):
+    """One connection that this node dialled."""
+
+    def __init__(self, peer: Peer, network: RealNetwork) -> None:
+        self._peer = peer
+        self._network = network
+        self._frames = Frames(GREETING_BYTES_MAX)
+        self._nonce = os.urandom(16)
+        self._greeted = False
+        self.transport: asyncio.Transport
+        self.since = network.loop.time()
+        self.welcomed = False
+        self.writable = True
+        self.handed_bytes = 0
+        self.moved_bytes = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        _prepare(transport)
+        sock = transport.get_extra_info("socket")
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(STALL_SECONDS_MAX * 1000))
+        self._peer.connected(self)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for frame in self._frames.feed(data):
+                self._answered(frame)
+        except (BadFrame, msgspec.DecodeError) as problem:
+            self._network.metrics.bad_frames += 1
+            self._network.log(f"closing the connection to {self._peer.name}: {problem}")
+            self.transport.abort()
+
+    def _answered(self, frame: bytes) -> None:
+        src, dst, secret = self._network.config.node, self._peer.name, self._network.config.secret
+        if self.welcomed:
+            raise BadFrame("frames go from the dialling side only")
+        if not self._greeted:
+            greeting = msgspec.msgpack.decode(frame, type=Greeting)
+            if greeting.version != PROTOCOL_VERSION:
+                raise BadFrame(f"it speaks version {greeting.version}, this node {PROTOCOL_VERSION}")
+            self._greeted = True
+            proof = proof_of(secret, greeting.nonce, "hello", src, dst)
+            hello = Hello(PROTOCOL_VERSION, src, dst, self._nonce, proof)
+            self.transport.write(framed(msgspec.msgpack.encode(hello)))
+            return
+        welcome = msgspec.msgpack.decode(frame, type=Welcome)
+        if not hmac.compare_digest(welcome.proof, proof_of(secret, self._nonce, "welcome", dst, src)):
+            raise BadFrame("it does not know the shared secret")
+        self.welcomed = True
+        self._peer.welcomed()
+
+    def pause_writing(self) -> None:
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        self.writable = True
+        self._peer.flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._peer.disconnected(self, str(exc) if exc else "closed by the other side")
+
+
+class Peer:
+    """The way to one peer: a bounded queue, and the connection that empties it, dialled when there is something to say.
+
+    Frames that cannot be sent now are dropped, not kept: whoever sent them has a time limit of its own.
+    """
+
+    def __init__(self, name: str, address: str, network: RealNetwork) -> None:
+        self.name = name
+        self._address = address
+        self._network = network
+        self._queue: list[bytes] = []
+        self._queue_bytes = 0
+        self._queue_bytes_max = max(16 << 20, 2 * network.config.frame_bytes_max)
+        self._flush_due = False
+        self._connection: Outgoing | None = None
+        self._dialling: asyncio.Task[None] | None = None
+        self._rest_seconds = REDIAL_SECONDS_MIN
+        self._rest_until = 0.0
+        self._mourned = False
+
+    def send(self, frame: bytes) -> None:
+        size = len(frame)
+        self._queue_bytes += size + 4
+        if self._queue_bytes > self._queue_bytes_max:
+            self._queue_bytes -= size + 4
+            self._network.metrics.frames_dropped += 1
+            return
+        self._queue.append(size.to_bytes(4, "big"))
+        self._queue.append(frame)
+        if not self._flush_due:
+            self._flush_due = True
+            self._network.loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Hands over everything queued in one write; once per turn of the loop."""
+        self._flush_due = False
+        connection = self._connection
+        if connection is None:
+            if self._queue and self._dialling is None:
+                if self._network.loop.time() < self._rest_until:
+                    self._drop()
+                else:
+                    self._dialling = self._network.loop.create_task(self._dial())
+        elif connection.welcomed and connection.writable and self._queue:
+            metrics = self._network.metrics
+            metrics.frames_sent += len(self._queue) >> 1
+            metrics.bytes_sent += self._queue_bytes
+            connection.handed_bytes += self._queue_bytes
+            connection.transport.write(b"".join(self._queue))
+            self._queue.clear()
+            self._queue_bytes = 0
+
+    def _drop(self) -> None:
+        self._network.metrics.frames_dropped += len(self._queue) >> 1
+        self._queue.clear()
+        self._queue_bytes = 0
+
+    async def _dial(self) -> None:
+        host, port = split_address(self._address)
+        loop = self._network.loop
+        try:
+            async with asyncio.timeout(DIAL_SECONDS_MAX):
+                await loop.create_connection(lambda: Outgoing(self, self._network), host, port)
+        except OSError as problem:  # TimeoutError is one
+            self._failed(problem.strerror or "no answer")
+        finally:
+            self._dialling = None
+
+    def _failed(self, why: str) -> None:
+        self._drop()
+        self._rest_until = self._network.loop.time() + self._rest_seconds
+        self._rest_seconds = min(2 * self._rest_seconds, REDIAL_SECONDS_MAX)
+        if not self._mourned and not self._network.closing:
+            self._mourned = True
+            self._network.log(f"no connection to {self.name} at {self._address}: {why}; trying again")
+
+    def connected(self, connection: Outgoing) -> None:
+        self._connection = connection
+
+    def welcomed(self) -> None:
+        self._rest_seconds = REDIAL_SECONDS_MIN
+        if self._mourned:
+            self._mourned = False
+            self._network.log(f"connected to {self.name} at {self._address} again")
+        self.flush()
+
+    def disconnected(self, connection: Outgoing, why: str) -> None:
+        if connection is self._connection:
+            self._connection = None
+            self._network.metrics.connections_lost += 1
+            self._failed(why if connection.welcomed else f"{why} during the greeting; its log may say more")
+
+    def alive(self) -> None:
+        """The peer dialled us: it is worth dialling it at once."""
+        self._rest_seconds = REDIAL_SECONDS_MIN
+        self._rest_until = 0.0
+
+    def sweep(self, now: float) -> None:
+        connection = self._connection
+        if connection is None:
+            return
+        moved = connection.handed_bytes - connection.transport.get_write_buffer_size()
+        waiting = moved < connection.handed_bytes or not connection.welcomed
+        if not waiting or moved != connection.moved_bytes:
+            connection.moved_bytes, connection.since = moved, now
+        elif now - connection.since > STALL_SECONDS_MAX:
+            connection.transport.abort()
+
+    def close(self) -> None:
+        if self._dialling is not None:
+            self._dialling.cancel()
+        if self._connection is not None:
+            self._connection.transport.close()
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of `host:port` or `[v6]:port`. Raises ValueError."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65_536:
+        raise ValueError(f"{address!r} is not host:port")
+    return host.strip("[]"), int(port)
+
+
+class RealNetwork:
+    """Frames between the nodes of the ring over TCP."""
+
+    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop, log: Callable[[str], None]) -> None:
+        self.config = config
+        self.loop = loop
+        self.log = log
+        self.metrics = Metrics()
+        """Where to count; the node's own, once there is a node."""
+        self.handler: Callable[[str, bytes], None] = lambda src, frame: None
+        self.incoming: set[Incoming] = set()
+        self.closing = False
+        self._peers = {
+            name: Peer(name, address, self) for name, address in config.peers.items() if name != config.node
+        }
+
+    def send(self, dst: str, frame: bytes) -> None:
+        peer = self._peers.get(dst)
+        if peer is not None:
+            peer.send(frame)
+        elif dst == self.config.node:
+            self.loop.call_soon(self.handler, dst, frame)
+        else:
+            self.metrics.frames_dropped += 1
+
+    def on_message(self, handler: Callable[[str, bytes], None]) -> None:
+        self.handler = handler
+
+    def heard_from(self, src: str) -> None:
+        if src in self._peers:
+            self._peers[src].alive()
+
+    def sweep(self, now: float) -> None:
+        for peer in self._peers.values():
+            peer.sweep(now)
+        for connection in list(self.incoming):
+            connection.sweep(now)
+
+    def close(self) -> None:
+        self.closing = True
+        for peer in self._peers.values():
+            peer.close()
+        for connection in list(self.incoming):
+            connection.close()

@@ -1,0 +1,84 @@
+"""One node as a process: binds, recovers, serves until SIGTERM, then answers what is in flight and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import socket
+from contextlib import suppress
+from typing import Any
+
+import uvloop
+
+from store.config import Config
+from store.node import Node
+from store.server.clients import HttpConnection, HttpServer
+from store.server.disk import CannotServe
+from store.server.peers import Incoming
+from store.server.runtime import RealRuntime, traced
+
+SWEEP_SECONDS = 0.5
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A socket that is bound but does not listen: clients are refused, and not kept waiting, until the node is ready."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setblocking(False)
+    try:
+        listener.bind((host, port))
+    except OSError as problem:
+        listener.close()
+        raise CannotServe(
+            f"cannot listen on {host}:{port}: {problem.strerror}; stop what uses the port, or choose another"
+        ) from problem
+    return listener
+
+
+async def _serve(config: Config) -> None:
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    runtime = RealRuntime(config, loop)
+    loop.set_exception_handler(lambda _, context: runtime.log(_complaint(context)))
+    http_socket, peer_socket = _bind(config.host, config.http_port), _bind(config.host, config.peer_port)
+    node = Node(config, runtime)
+    runtime.net.metrics = node.metrics
+    http = HttpServer(config, node.api.handle, node.metrics, loop, runtime.log)
+
+    await node.start()
+    peer_listener = await loop.create_server(lambda: Incoming(runtime.net), sock=peer_socket, backlog=128)
+    http_listener = await loop.create_server(lambda: HttpConnection(http), sock=http_socket, backlog=1024)
+    # What is alive now lives as long as the node: the collector need not look at it again.
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+    http_port, peer_port = http_socket.getsockname()[1], peer_socket.getsockname()[1]
+    runtime.log(f"listening: clients on {config.host}:{http_port}, peers on {config.host}:{peer_port}")
+
+    while not stopping.is_set():
+        now = loop.time()
+        http.sweep(now)
+        runtime.net.sweep(now)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SWEEP_SECONDS):
+                await stopping.wait()
+
+    runtime.log("stopping: answering what is in flight")
+    http_listener.close()
+    await http.drain()
+    peer_listener.close()
+    runtime.net.close()
+    runtime.disk.close()
+    runtime.log("stopped")
+
+
+def _complaint(context: dict[str, Any]) -> str:
+    problem = context.get("exception")
+    return f"{context['message']}: {traced(problem)}" if problem else str(context["message"])
+
+
+def run(config: Config) -> None:
+    """Serves until SIGTERM or SIGINT, then answers what is in flight and stops. Raises CannotServe."""
+    uvloop.run(_serve(config))
