@@ -38,7 +38,7 @@ class Node:
         self.calls = Calls()
         self.epochs = Epochs(runtime, self.log)
         self.gossip = Gossip(config, runtime, self.metrics)
-        self.replica = Replica(self.log, self.ring.range_of, self._is_lww)
+        self.replica = Replica(self.log, config.token_ranges, self._is_lww)
         self.hints = Hints(config, runtime, self.log, self.calls, self.gossip, self.metrics)
         self.coordinator = Coordinator(
             config,

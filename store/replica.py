@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from hashlib import blake2b
 
 from store import versions
 from store.log import Log
+from store.merkle import HASH_VERSION, TokenRange
+from store.ring import token
 from store.runtime import Future
 from store.versions import EMPTY, Record
 
@@ -31,35 +32,40 @@ def unpacked(payload: bytes) -> list[bytes]:
 
 
 class Replica:
-    """Records by key. Keys are `bucket/key` in bytes; records are encoded (store/versions.py)."""
+    """Records by key, for each token range. Keys are `bucket/key` in bytes; records are encoded (store/versions.py)."""
 
-    def __init__(self, log: Log, range_of: Callable[[bytes], int], is_lww: Callable[[bytes], bool]) -> None:
+    def __init__(
+        self,
+        log: Log,
+        token_ranges: int,
+        is_lww: Callable[[bytes], bool],
+        hash_version: int = HASH_VERSION,
+    ) -> None:
         self._log = log
-        self._range_of = range_of
+        self._token_ranges = token_ranges
         self._is_lww = is_lww
-        self._records: dict[bytes, bytes] = {}
-        self._digests: dict[int, int] = {}
-        self._digest_of: dict[bytes, int] = {}
-        """By key, as it went into `_digests`."""
-        self._undigested: dict[bytes, None] = {}
-        """Keys that changed since: writes are frequent, and looks at the digests are rare."""
+        self.ranges: dict[int, TokenRange] = {
+            r: TokenRange(token_ranges, hash_version) for r in range(token_ranges)
+        }
         self._unsynced: dict[bytes, tuple[int, Future]] = {}
+        self._latest: tuple[int, Future] | None = None
+        """Of all that is perhaps not yet durable, the batch that comes last."""
 
     def __len__(self) -> int:
-        return len(self._records)
+        return sum(len(r.records) for r in self.ranges.values())
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        yield from self._records.items()
+        for token_range in self.ranges.values():
+            yield from token_range.records.items()
 
     def restore(self, payload: bytes) -> None:
         """Replays one log payload of the kind PUT. Later ones descend from earlier ones."""
         key, record = unpacked(payload)
-        self._records[key] = record
-        self._undigested[key] = None
+        self.ranges[token(key) * self._token_ranges >> 64].records[key] = record
 
     def load(self, key: bytes) -> bytes:
         """The encoded record, empty if there is none; perhaps not yet durable."""
-        return self._records.get(key, b"")
+        return self.ranges[token(key) * self._token_ranges >> 64].records.get(key, b"")
 
     def unsynced(self, key: bytes) -> Future | None:
         """What to wait for before `load(key)` may be shown to anybody, if anything."""
@@ -73,13 +79,19 @@ class Replica:
             self._unsynced.clear()
         return None
 
+    def settled(self) -> Future | None:
+        """What to wait for before everything held now may be relied on, if anything."""
+        if self._latest is not None and self._latest[0] > self._log.synced:
+            return self._latest[1]
+        return None
+
     def record(self, key: bytes) -> Record:
-        held = self._records.get(key)
+        held = self.load(key)
         return versions.decode(held) if held else EMPTY
 
     def join(self, key: bytes, incoming: bytes) -> Future | None:
         """Joins a record into what is held. Returns what to wait for until it is durable; None if it is already."""
-        held = self._records.get(key)
+        held = self.load(key)
         if held == incoming:
             return self.unsynced(key)
         if held:
@@ -91,23 +103,11 @@ class Replica:
     def store(self, key: bytes, record: bytes) -> Future:
         """Replaces what is held by a record that descends from it. The future is set once it is durable."""
         future = self._log.append(packed(PUT, key, record))
-        self._records[key] = record
-        self._undigested[key] = None
-        self._unsynced[key] = (self._log.batch, future)
+        key_token = token(key)
+        self.ranges[key_token * self._token_ranges >> 64].put(key, key_token, record)
+        self._latest = self._unsynced[key] = (self._log.batch, future)
         return future
 
     def digests(self) -> dict[int, str]:
         """Token range -> digest of everything held in it: equal iff the same keys have the same records."""
-        for key in self._undigested:
-            token_range = self._range_of(key)
-            digest = _digest(key, self._records[key])
-            change = digest ^ self._digest_of.get(key, 0)
-            self._digests[token_range] = self._digests.get(token_range, 0) ^ change
-            self._digest_of[key] = digest
-        self._undigested.clear()
-        return {r: f"{d:016x}" for r, d in sorted(self._digests.items())}
-
-
-def _digest(key: bytes, record: bytes) -> int:
-    # Key and record are hashed together, so that two swapped records cannot cancel out.
-    return int.from_bytes(blake2b(packed(b"", key, record), digest_size=8).digest(), "big")
+        return {number: f"{r.built().root:016x}" for number, r in self.ranges.items() if r.records}
