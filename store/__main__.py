@@ -86,9 +86,12 @@ def mistakes(config: Config) -> list[str]:
     for field in ("http_port", "peer_port"):
         if not 0 <= getattr(config, field) < 65_536:
             found.append(f"`{field}` must be from 0 (any free port) to 65535")
-    for field in ("r", "w"):
-        if not 1 <= getattr(config, field) <= config.n:
-            found.append(f"`{field}` must be from 1 to n, which is {config.n}")
+    asked = [("", config), *((f"buckets.{name}.", bucket) for name, bucket in config.buckets.items())]
+    for where, terms in asked:
+        for field, least in (("r", 1), ("w", 1), ("pr", 0), ("pw", 0)):
+            said = getattr(terms, field)
+            if said is not None and not least <= said <= config.n:
+                found.append(f"`{where}{field}` must be from {least} to n, which is {config.n}")
     if config.n > len(config.peers):
         found.append(f"`n` is {config.n}, but `peers` names only {len(config.peers)} nodes")
     for field in _POSITIVE:

@@ -15,7 +15,7 @@ import httptools
 import msgspec
 
 from store import versions
-from store.coordinator import Unsatisfied, Want, own_record
+from store.coordinator import Unsatisfied, Want
 from store.ring import token
 from store.runtime import DiskError
 from store.versions import BadContext, Record
@@ -186,10 +186,6 @@ class Api:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        config = node.config
-        timeout_ns = config.request_timeout_ms * 1_000_000
-        self._as_configured = {"r": Want(config.r, 0, timeout_ns), "w": Want(config.w, 0, timeout_ns)}
-        """What requests want that do not say it themselves, as most do not."""
         self._admin: dict[str, Callable[[list[str]], bytes]] = {
             "ring": self._ring,
             "preference-list": self._preference_list,
@@ -256,14 +252,15 @@ class Api:
                 raise Problem(405, "only GET, PUT, POST and DELETE here")
         return response
 
-    def _want(self, request: Request, responders: str, primaries: str, default: int) -> Want:
-        config = self._node.config
+    def _want(self, request: Request, responders: str, primaries: str, default: Want) -> Want:
+        """What the request asks for; what it does not say, as most do not, is as in its bucket."""
         if request.query.keys() <= _OTHER_PARAMETERS:
-            return self._as_configured[responders]
+            return default
+        config = self._node.config
         timeout_ms = self._number(request, "timeout_ms", config.request_timeout_ms, 1, 600_000)
         return Want(
-            self._number(request, responders, default, 1, config.n),
-            self._number(request, primaries, 0, 0, config.n),
+            self._number(request, responders, default.responders, 1, config.n),
+            self._number(request, primaries, default.primaries, 0, config.n),
             timeout_ms * 1_000_000,
         )
 
@@ -276,15 +273,16 @@ class Api:
         return int(text)
 
     async def _get(self, key: bytes, request: Request) -> bytes:
-        want = self._want(request, "r", "pr", self._node.config.r)
-        record = await self._node.coordinator.get(key, want)
+        coordinator = self._node.coordinator
+        want = self._want(request, "r", "pr", coordinator.place(key).terms.read)
+        record = await coordinator.get(key, want)
         return self._record(key, record, request)
 
     async def _write(self, key: bytes, request: Request, forwarded: bool, *, deleted: bool) -> bytes:
         node = self._node
-        want = self._want(request, "w", "pw", node.config.w)
         place = node.coordinator.place(key)
-        lww = place.lww
+        want = self._want(request, "w", "pw", place.terms.write)
+        lww = place.terms.lww
         token_text = request.headers.get("x-causal-context")
         if deleted and token_text is None and not lww:
             raise Problem(
@@ -302,9 +300,10 @@ class Api:
             elsewhere = await node.forward(key, request, want)
             if elsewhere is not None:
                 return elsewhere
-        if not deleted and place.is_home:
+        if not deleted and not lww:
             covered = versions.counters(context)
-            siblings = sum(v.counter > covered.get(v.actor, 0) for v in node.replica.record(key).versions)
+            held = node.coordinator.known(key, place).versions
+            siblings = sum(v.counter > covered.get(v.actor, 0) for v in held)
             if siblings >= node.config.siblings_max:
                 raise Problem(
                     409, f"the key has {siblings} siblings; read it and write with its context first"
@@ -372,7 +371,7 @@ class Api:
             return encode_json(200, held)
         key = self._key(rest)
         coordinator = node.coordinator
-        encoded = own_record(node.replica, node.hints, key, coordinator.place(key))
+        encoded = coordinator.held(key, coordinator.place(key))
         if not encoded:
             return encode_error(404, "this node holds nothing for the key")
         return encode_json(200, _plain(encoded))

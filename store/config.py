@@ -10,6 +10,17 @@ Mode = Literal["siblings", "lww"]
 ReadRepair = Literal["blocking", "async", "off"]
 
 
+class Bucket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one bucket has otherwise than the rest; None: as the node's configuration says. N is the same for all."""
+
+    mode: Mode | None = None
+    r: int | None = None
+    w: int | None = None
+    pr: int | None = None
+    pw: int | None = None
+    read_repair: ReadRepair | None = None
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that a node is told at its start. Times are milliseconds; sizes are bytes."""
 
@@ -26,9 +37,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     n: int = 3
     r: int = 2
     w: int = 2
+    pr: int = 0
+    """Home replicas among the R that must really have answered; 0: any responders do."""
+    pw: int = 0
     mode: Mode = "siblings"
-    """How buckets that `modes` does not name resolve concurrent writes."""
-    modes: dict[str, Mode] = {}
+    """How concurrent writes are resolved."""
+    buckets: dict[str, Bucket] = {}
+    """Buckets that differ, by name."""
 
     sloppy: bool = True
     hinted_handoff: bool = True

@@ -158,7 +158,14 @@ class Hints:
         window = list(self._pending[target].items())[:WINDOW]
         sent: list[tuple[int, Gather]] = []
         for id, (key, record) in window:
-            gather = Gather(self._runtime, self._calls, 1, self._config.request_timeout_ms * 1_000_000)
+            gather = Gather(
+                self._runtime,
+                self._calls,
+                1,
+                self._config.request_timeout_ms * 1_000_000,
+                expects=messages.WriteDone,
+                asked=(target,),
+            )
             self._runtime.net.send(target, messages.encode(messages.Write(gather.id, key, record)))
             sent.append((id, gather))
         complete = True

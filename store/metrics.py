@@ -55,6 +55,9 @@ class Metrics(msgspec.Struct):
     """By (op, reason); absent ones count as zero."""
     read_repairs: int = 0
     """Replicas that were sent a newer record because of a read."""
+    clock_truncations: int = 0
+    """Writes whose clock had to lose entries."""
+    clock_entries_dropped: int = 0
     sibling_max: int = 0
     """The most live values that a key was seen with."""
 
@@ -172,6 +175,10 @@ def _requests(page: _Page, m: Metrics) -> None:
     for (op, reason), count in sorted(m.quorum_failures.items()):
         page.sample("dynamo_quorum_failures_total", count, [("op", op), ("reason", reason)])
     page.counter("dynamo_read_repairs_total", "Replicas brought up to date by a read.", m.read_repairs)
+    page.counter(
+        "dynamo_clock_truncations_total", "Writes whose clock had to lose entries.", m.clock_truncations
+    )
+    page.counter("dynamo_clock_entries_dropped_total", "Entries lost by them.", m.clock_entries_dropped)
     page.gauge("dynamo_siblings", "Most live values that one key was seen with.", m.sibling_max)
 
 

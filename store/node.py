@@ -10,7 +10,7 @@ import msgspec
 from store import api, messages, metrics
 from store.api import Api, BadRequest, Request, RequestParser
 from store.config import Config
-from store.coordinator import Coordinator, Want, own_record, own_unsynced
+from store.coordinator import Coordinator, Want
 from store.epochs import LEASE, Epochs
 from store.gossip import Gossip
 from store.hints import HINT, HINT_DONE, Hints
@@ -114,8 +114,8 @@ class Node:
         self.metrics.replica_reads += 1
         key = message.key
         place = self.coordinator.place(key)
-        record = own_record(self.replica, self.hints, key, place)
-        durable = own_unsynced(self.replica, self.hints, key, place)
+        record = self.coordinator.held(key, place)
+        durable = self.coordinator.unsynced(key, place)
         self._answer(durable, src, ReadDone(message.id, record))
 
     def _answer(self, durable: Future | None, src: str, answer: WriteDone | ReadDone) -> None:
@@ -143,7 +143,7 @@ class Node:
         if target is None:
             return None
         self.metrics.forwards += 1
-        gather = Gather(self.runtime, self.calls, 1, want.timeout_ns)
+        gather = Gather(self.runtime, self.calls, 1, want.timeout_ns, expects=ForwardDone, asked=(target,))
         operation = self.runtime.draw("operation", gather.id, self.epochs.generation)
         packed = msgspec.msgpack.encode(request)
         self.runtime.net.send(target, messages.encode(Forward(gather.id, operation, packed)))

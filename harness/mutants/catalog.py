@@ -104,8 +104,8 @@ _ALL: tuple[Mutant, ...] = (
         patches=(
             Patch(
                 "store/coordinator.py",
-                '        return self.config.modes.get(bucket, self.config.mode) == "lww"\n',
-                "        return bool(bucket)\n",
+                '        lww=(bucket.mode or config.mode) == "lww",\n',
+                "        lww=True,\n",
             ),
             Patch(
                 "store/versions.py",
@@ -122,27 +122,25 @@ _ALL: tuple[Mutant, ...] = (
         mirrors="repair that resolves by timestamp what it was only meant to copy",
         patches=(
             Patch(
-                "store/coordinator.py",
-                "            repaired = await self._repair(key, encoded, behind, want)\n",
-                "            repaired = await self._repair(key, _winner(encoded), behind, want)\n",
+                "store/read.py",
+                "        waiting = not self.future.done()\n",
+                "        waiting = not self.future.done()\n        record = _winner(record)\n",
             ),
             Patch(
-                "store/coordinator.py",
-                "            c.runtime.net.send(src, messages.encode(messages.Write(0, self._key, encoded)))\n",
-                "            c.runtime.net.send(src, messages.encode(messages.Write(0, self._key, _winner(encoded))))\n",
-            ),
-            Patch(
-                "store/coordinator.py",
-                "def own_unsynced(replica",
+                "store/read.py",
+                "class Read:\n",
                 """\
 def _winner(encoded: bytes) -> bytes:
     record = versions.decode(encoded)
     newest = max(record.versions, key=lambda v: v.wall_ns, default=None)
-    return versions.encode(Record(record.clock, (newest,) if newest else (), record.truncated))
+    kept = (newest,) if newest else ()
+    return versions.encode(versions.Record(record.clock, kept, record.truncated))
 
 
-def own_unsynced(replica""",
+class Read:
+""",
             ),
+            Patch("store/read.py", "from store import messages\n", "from store import messages, versions\n"),
         ),
         combination="read-repair-only",
         seen_by=("lost_writes",),

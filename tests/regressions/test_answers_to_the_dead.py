@@ -18,6 +18,7 @@ from harness.settings import resolve
 from harness.sim.world import SimWorld
 from nemeses.fault import Kill, Restart
 from store.config import Config
+from store.messages import ReadDone
 from store.node import Node
 
 NODES = ("n1", "n2", "n3")
@@ -29,6 +30,10 @@ NODES = ("n1", "n2", "n3")
 def test_no_value_appears_under_a_key_that_nobody_put_it_under(combination: str, seed: int) -> None:
     outcome = execute(resolve({"combination": combination, "seed": seed}))
     assert outcome.verdict is Valid.VALID, outcome.sentence
+
+
+def unheard(src: str, _: Any) -> None:
+    raise AssertionError(f"{src} was never asked")
 
 
 def test_no_two_lives_of_a_node_use_the_same_request_ids() -> None:
@@ -51,6 +56,6 @@ def test_no_two_lives_of_a_node_use_the_same_request_ids() -> None:
         await world.stop()
 
     world.run(main())
-    used = sorted(node.calls.open(lambda *_: None) for node in lives)
+    used = sorted(node.calls.open(unheard, ReadDone, ()) for node in lives)
     assert len(used) == 4
     assert all(b - a > 1_000_000 for a, b in pairwise(used))
