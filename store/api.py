@@ -297,9 +297,10 @@ class Api:
         if len(request.body) > node.config.value_bytes_max:
             raise Problem(413, f"a value may have at most {node.config.value_bytes_max} bytes")
         if not forwarded and not place.is_home:
-            elsewhere = await node.forward(key, request, want)
-            if elsewhere is not None:
+            elsewhere = await node.forwarding.forward(place, request, want)
+            if isinstance(elsewhere, bytes):
                 return elsewhere
+            want = elsewhere
         if not deleted and not lww:
             covered = versions.counters(context)
             held = node.coordinator.known(key, place).versions

@@ -72,6 +72,10 @@ class Gossip:
             return True
         return silent_ns >= self._suspect_ns and src != self._config.node
 
+    def silent_ns(self, node: str) -> int:
+        """For how long nothing was heard of `node`."""
+        return self._mono_ns() - self._alive_ns.get(node, 0)
+
     def missed(self, node: str) -> None:
         """`node` owed an answer and did not give it in time."""
         if node not in self._missed:

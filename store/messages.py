@@ -53,7 +53,17 @@ class Gossip(msgspec.Struct, frozen=True, array_like=True, tag=7):
     answer: bool
 
 
-Message = Write | WriteDone | Read | ReadDone | Forward | ForwardDone | Gossip
+class Ping(msgspec.Struct, frozen=True, array_like=True, tag=50, gc=False):
+    """Are you there? Asked before something is handed over that must be handed over once only."""
+
+    id: int
+
+
+class Pong(msgspec.Struct, frozen=True, array_like=True, tag=51, gc=False):
+    id: int
+
+
+Message = Write | WriteDone | Read | ReadDone | Forward | ForwardDone | Gossip | Ping | Pong
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Message).decode

@@ -5,25 +5,21 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import msgspec
-
 from store import api, messages, metrics
-from store.api import Api, BadRequest, Request, RequestParser
+from store.api import Api, BadRequest, RequestParser
 from store.config import Config
-from store.coordinator import Coordinator, Want
+from store.coordinator import Coordinator
 from store.epochs import LEASE, Epochs
+from store.forwarding import Forwarding
 from store.gossip import Gossip
 from store.hints import HINT, HINT_DONE, Hints
 from store.log import Log
-from store.messages import Forward, ForwardDone, Message, Read, ReadDone, Write, WriteDone
+from store.messages import Forward, ForwardDone, Message, Ping, Pong, Read, ReadDone, Write, WriteDone
 from store.metrics import Metrics
-from store.quorum import Calls, Gather
+from store.quorum import Calls
 from store.replica import PUT, Replica
 from store.ring import Ring
 from store.runtime import DiskError, Future, Runtime
-
-OPERATIONS_REMEMBERED_MAX = 10_000
-"""How many forwarded operations a coordinator recognises again."""
 
 
 class Node:
@@ -52,8 +48,15 @@ class Node:
             self.metrics,
         )
         self.api = Api(self)
+        self.forwarding = Forwarding(
+            config,
+            runtime,
+            self.calls,
+            self.gossip,
+            self.metrics,
+            partial(self.api.handle, forwarded=True),
+        )
         self._started_ns = runtime.clock.mono_ns()
-        self._forwarded: dict[int, Future] = {}
         self._parser: RequestParser | None = None
 
     def _is_lww(self, key: bytes) -> bool:
@@ -92,12 +95,14 @@ class Node:
                 self._write(src, message)
             case Read():
                 self._read(src, message)
-            case WriteDone() | ReadDone() | ForwardDone():
+            case WriteDone() | ReadDone() | ForwardDone() | Pong():
                 self.calls.answered(src, message.id, message)
             case Forward():
-                self.runtime.spawn(self._coordinate(src, message), name="forwarded")
+                self.forwarding.received(src, message)
             case messages.Gossip():
                 self.gossip.received(src, message)
+            case Ping():
+                self.runtime.net.send(src, messages.encode(Pong(message.id)))
 
     def _write(self, src: str, message: Write) -> None:
         try:
@@ -129,42 +134,6 @@ class Node:
     def _send_durably(self, src: str, frame: bytes, durable: Future) -> None:
         if durable.exception() is None:
             self.runtime.net.send(src, frame)
-
-    async def forward(self, key: bytes, request: Request, want: Want) -> bytes | None:
-        """Hands a write of a key that this node is no home of to the first home replica that seems up; None when this
-        node has to coordinate it itself.
-
-        Once only: after that silence means that nobody knows, and the client is told so.
-        """
-        homes = self.coordinator.place(key).homes
-        target = next((home for home in homes if self.gossip.up(home)), None)
-        if target is None and not self.coordinator.sloppy:
-            raise api.Problem(503, "no home replica of the key seems up, and the quorum is strict")
-        if target is None:
-            return None
-        self.metrics.forwards += 1
-        gather = Gather(self.runtime, self.calls, 1, want.timeout_ns, expects=ForwardDone, asked=(target,))
-        operation = self.runtime.draw("operation", gather.id, self.epochs.generation)
-        packed = msgspec.msgpack.encode(request)
-        self.runtime.net.send(target, messages.encode(Forward(gather.id, operation, packed)))
-        answers: dict[str, Any] = await gather.future
-        if target in answers:
-            return answers[target].response
-        self.gossip.missed(target)
-        return api.encode_error(
-            503, f"forwarded to {target}, which has not answered; the write may be done", got=0
-        )
-
-    async def _coordinate(self, src: str, message: Forward) -> None:
-        known = self._forwarded.get(message.operation)
-        if known is None:
-            known = self._forwarded[message.operation] = self.runtime.future()
-            if len(self._forwarded) > OPERATIONS_REMEMBERED_MAX:
-                del self._forwarded[next(iter(self._forwarded))]
-            request = msgspec.msgpack.decode(message.request, type=Request)
-            known.set_result(await self.api.handle(request, forwarded=True))
-        response = await known
-        self.runtime.net.send(src, messages.encode(ForwardDone(message.id, response)))
 
     async def http(self, request: bytes) -> bytes:
         """One whole HTTP request for one whole response; what the simulator calls."""

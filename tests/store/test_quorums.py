@@ -13,8 +13,10 @@ from harness.sim.world import SimWorld
 from nemeses.fault import Kill, Pause, Restart, Resume
 from store import messages
 from store.__main__ import mistakes
+from store.api import Request
 from store.config import Bucket, Config
-from store.messages import ReadDone, WriteDone
+from store.forwarding import REMEMBERED_BYTES_MAX, REMEMBERED_NS, Answers
+from store.messages import Forward, ReadDone, WriteDone
 from store.node import Node
 from store.quorum import Calls
 from store.runtime import DiskError
@@ -238,6 +240,53 @@ def test_what_truncation_costs_is_counted() -> None:
         assert b"dynamo_clock_entries_dropped_total 1\n" in page
 
     play(scene, clock_entries_max=2)
+
+
+def test_a_write_goes_past_a_home_replica_that_has_just_died() -> None:
+    async def scene(c: Scene) -> None:
+        homes = await c.homes("k")
+        outsider = next(n for n in NODES if n not in homes)
+        await c.world.sleep(SECOND)
+        await c.world.inject(Kill((homes[0],)))
+        await c.world.sleep(SECOND // 2)
+        assert c.nodes[outsider].gossip.up(homes[0])
+        assert (await c.ask(outsider, "PUT", "/kv/b/k", b"v")).status == 204
+
+    play(scene, gossip_interval_ms=60_000, suspect_after_ms=200_000)
+
+
+def test_a_forwarded_operation_that_comes_again_is_answered_and_not_done_again() -> None:
+    async def scene(c: Scene) -> None:
+        home = (await c.homes("k"))[0]
+        other = next(n for n in NODES if n != home)
+        request = msgspec.msgpack.encode(Request("PUT", "/kv/b/k", {}, {}, b"v"))
+        for id in (1, 2):
+            c.nodes[other].runtime.net.send(home, messages.encode(Forward(id, 77, request)))
+            await c.world.sleep(SECOND // id)
+        assert await c.held(home, "k") == [b"v"]
+
+    play(scene)
+
+
+def test_answers_are_forgotten_once_they_are_many_or_old() -> None:
+    async def scene(c: Scene) -> None:
+        answers = Answers(c.nodes["n1"].runtime)
+
+        def said(size: int) -> Callable[[], Awaitable[bytes]]:
+            async def perform() -> bytes:
+                return bytes(size)
+
+            return perform
+
+        for operation in range(3):
+            await answers.of(operation, said(REMEMBERED_BYTES_MAX // 2))
+        assert (len(answers), answers.bytes) == (2, REMEMBERED_BYTES_MAX // 2 * 2)
+        assert await answers.of(2, said(1)) == bytes(REMEMBERED_BYTES_MAX // 2)
+        await c.world.sleep(REMEMBERED_NS)
+        assert await answers.of(9, said(1)) == bytes(1)
+        assert (len(answers), answers.bytes) == (1, 1)
+
+    play(scene)
 
 
 @pytest.mark.parametrize("dead", [0, 1, 2])
