@@ -60,6 +60,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     hint_retry_max_ms: int = 4_000
     hints_per_second: int = 2_000
 
+    horizon_mark_ms: int = 10_000
+    """How often the horizon is written to the log and told to peers, so that it outlives this node."""
+
     clock_entries_max: int = 10
     siblings_warn: int = 25
     siblings_max: int = 100

@@ -9,6 +9,7 @@ from __future__ import annotations
 from store import messages, versions
 from store.config import Config
 from store.gossip import Gossip
+from store.horizon import Horizon
 from store.log import Log
 from store.metrics import Metrics
 from store.quorum import Calls, Gather
@@ -27,7 +28,14 @@ class Hints:
     """Pending hints by target, oldest first. Ids are this node's own and never reused in one log."""
 
     def __init__(
-        self, config: Config, runtime: Runtime, log: Log, calls: Calls, gossip: Gossip, metrics: Metrics
+        self,
+        config: Config,
+        runtime: Runtime,
+        log: Log,
+        calls: Calls,
+        gossip: Gossip,
+        metrics: Metrics,
+        horizon: Horizon,
     ) -> None:
         self._config = config
         self._runtime = runtime
@@ -35,6 +43,7 @@ class Hints:
         self._calls = calls
         self._gossip = gossip
         self._metrics = metrics
+        self._horizon = horizon
         self._next = 0
         self._pending: dict[str, dict[int, tuple[bytes, bytes]]] = {}
         self._by_key: dict[bytes, dict[int, bytes]] = {}
@@ -48,8 +57,9 @@ class Hints:
         id = int.from_bytes(parts[0], "big")
         self._next = max(self._next, id)
         if payload[:1] == HINT:
-            _, target, key, record = parts
+            _, target, key, record, stamp = parts
             self._add(target.decode(), id, key, record)
+            self._horizon.hint_restored(id, stamp)
         else:
             self._drop(parts[1].decode(), id)
 
@@ -65,13 +75,16 @@ class Hints:
         # Known at once to this node as a coordinator, or its next write of the key would make the same dot again.
         self._by_key.setdefault(key, {})[id] = record
         self._unsynced.setdefault(key, {})[id] = done
+        self._horizon.hint_stored(id)
         self._runtime.spawn(self._store(id, target, key, record, done), name="hint-store")
         return done
 
     async def _store(self, id: int, target: str, key: bytes, record: bytes, done: Future) -> None:
         try:
-            await self._log.append(packed(HINT, id.to_bytes(8, "big"), target.encode(), key, record))
+            stamp = self._horizon.stamp()
+            await self._log.append(packed(HINT, id.to_bytes(8, "big"), target.encode(), key, record, stamp))
         except DiskError as problem:
+            self._horizon.hint_dropped(id)
             done.set_exception(problem)
             return
         self._add(target, id, key, record)
@@ -93,6 +106,7 @@ class Hints:
         self._by_key.setdefault(key, {})[id] = record
 
     def _drop(self, target: str, id: int) -> None:
+        self._horizon.hint_dropped(id)
         hint = self._pending.get(target, {}).pop(id, None)
         if hint is None:
             return

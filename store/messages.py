@@ -63,7 +63,15 @@ class Pong(msgspec.Struct, frozen=True, array_like=True, tag=51, gc=False):
     id: int
 
 
-Message = Write | WriteDone | Read | ReadDone | Forward | ForwardDone | Gossip | Ping | Pong
+class Age(msgspec.Struct, frozen=True, array_like=True, tag=55, gc=False):
+    """A consistency horizon (store/horizon.py). `life` 0: the sender's own. Else that life of the sender asks, with an age of
+    -1, what is remembered of an earlier one; the answer bears the same `life`."""
+
+    age_ns: int
+    life: int
+
+
+Message = Write | WriteDone | Read | ReadDone | Forward | ForwardDone | Gossip | Ping | Pong | Age
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Message).decode

@@ -39,16 +39,34 @@ class Latencies:
         return [ranked[min(int(q * len(ranked)), len(ranked) - 1)] for q in quantiles]
 
 
+class Window(msgspec.Struct):
+    """The last two turns: when they were, and what had been counted by then."""
+
+    from_ns: int = 0
+    turned_ns: int = 0
+    failures_before: int = 0
+    failures_turned: int = 0
+    siblings_before: int = 0
+
+
+QUORUM_FAILURES = (
+    ("get", "primaries"),
+    ("get", "repair"),
+    ("get", "responders"),
+    ("put", "primaries"),
+    ("put", "responders"),
+)
+"""(op, reason) of what can be missing; shown from the start, since a rate needs the zero before the one."""
+
+
 class Metrics(msgspec.Struct):
     """One life's counters. The node increments them as plain attributes; nothing here locks or formats."""
 
-    # Client requests that this node coordinated, whatever came of them.
-    puts: int = 0
-    gets: int = 0
-    deletes: int = 0
-    put_latencies: Latencies = msgspec.field(default_factory=Latencies)
-    get_latencies: Latencies = msgspec.field(default_factory=Latencies)
-    delete_latencies: Latencies = msgspec.field(default_factory=Latencies)
+    # Requests that clients sent to this node and that it answered, 503 included. One that another node forwarded here is
+    # that node's; one that was refused as the client's mistake says nothing about the store.
+    puts: Latencies = msgspec.field(default_factory=Latencies)
+    gets: Latencies = msgspec.field(default_factory=Latencies)
+    deletes: Latencies = msgspec.field(default_factory=Latencies)
     forwards: int = 0
     """Requests passed on to a home replica, this node being none."""
     quorum_failures: dict[tuple[str, str], int] = msgspec.field(default_factory=lambda: defaultdict(int))
@@ -59,7 +77,13 @@ class Metrics(msgspec.Struct):
     """Writes whose clock had to lose entries."""
     clock_entries_dropped: int = 0
     sibling_max: int = 0
-    """The most live values that a key was seen with."""
+    """The most live values that a key was returned with, since the last turn of the window."""
+    window: Window = msgspec.field(default_factory=Window)
+
+    exchange_bytes: int = 0
+    """Bytes of anti-entropy frames, sent and received, repairs included."""
+    tree_build_ns: int = 0
+    """How long the last build of a Merkle tree took."""
 
     hints_stored: int = 0
     hints_delivered: int = 0
@@ -93,20 +117,29 @@ class Metrics(msgspec.Struct):
     http_requests: int = 0
     http_bad_requests: int = 0
 
-    def observe_put(self, duration_ns: int) -> None:
-        """From the request's arrival to its answer."""
-        self.put_latencies.observe(duration_ns)
-
-    def observe_get(self, duration_ns: int) -> None:
-        """From the request's arrival to its answer."""
-        self.get_latencies.observe(duration_ns)
-
-    def observe_delete(self, duration_ns: int) -> None:
-        """From the request's arrival to its answer."""
-        self.delete_latencies.observe(duration_ns)
-
     def quorum_failed(self, op: str, reason: str) -> None:
         self.quorum_failures[op, reason] += 1
+
+    def begin(self, now_ns: int) -> None:
+        """Opens the window."""
+        self.window.from_ns = self.window.turned_ns = now_ns
+
+    def turn(self, now_ns: int) -> None:
+        """Closes a stretch of the window: what it held counts until the next turn, and no longer."""
+        w = self.window
+        w.from_ns, w.turned_ns = w.turned_ns, now_ns
+        w.failures_before, w.failures_turned = w.failures_turned, sum(self.quorum_failures.values())
+        w.siblings_before, self.sibling_max = self.sibling_max, 0
+
+    def siblings(self) -> int:
+        """The most live values that a key was returned with of late: one or two stretches of the window."""
+        return max(self.sibling_max, self.window.siblings_before)
+
+    def quorum_failures_per_second(self, now_ns: int) -> float:
+        """Of late: over one or two stretches of the window."""
+        w = self.window
+        failed = sum(self.quorum_failures.values()) - w.failures_before
+        return failed * 1e9 / (now_ns - w.from_ns) if now_ns > w.from_ns else 0.0
 
 
 class Gauges(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,6 +153,10 @@ class Gauges(msgspec.Struct, frozen=True, kw_only=True):
     hints_pending: Mapping[str, int]
     """Durable hints not yet handed off, by the home replica they are for."""
     uptime_ns: int
+    horizon_ns: int = 0
+    """Age that an unresolved divergence known or unknown to this node may have (store/horizon.py)."""
+    lags_ns: Mapping[str, int] = {}
+    """By peer: time since the start of the last complete exchange of the token range that is furthest behind."""
 
 
 Label = tuple[str, str]
@@ -155,14 +192,10 @@ def _escaped(text: str) -> str:
 
 
 def _requests(page: _Page, m: Metrics) -> None:
-    page.family("counter", "dynamo_requests_total", "Client requests coordinated by this node.")
-    for op, count in (("delete", m.deletes), ("get", m.gets), ("put", m.puts)):
-        page.sample("dynamo_requests_total", count, [("op", op)])
     page.family(
         "summary", "dynamo_request_seconds", f"Seconds to an answer; quantiles of the latest {RECENT}."
     )
-    by_op = (("delete", m.delete_latencies), ("get", m.get_latencies), ("put", m.put_latencies))
-    for op, latencies in by_op:
+    for op, latencies in (("delete", m.deletes), ("get", m.gets), ("put", m.puts)):
         for q, duration_ns in zip(QUANTILES, latencies.quantiles(*QUANTILES), strict=True):
             seconds = "NaN" if duration_ns is None else duration_ns / 1e9
             page.sample("dynamo_request_seconds", seconds, [("op", op), ("quantile", str(q))])
@@ -172,14 +205,40 @@ def _requests(page: _Page, m: Metrics) -> None:
     page.family(
         "counter", "dynamo_quorum_failures_total", "Requests that did not get the answers they needed."
     )
-    for (op, reason), count in sorted(m.quorum_failures.items()):
+    for op, reason in sorted({*QUORUM_FAILURES, *m.quorum_failures}):
+        count = m.quorum_failures.get((op, reason), 0)
         page.sample("dynamo_quorum_failures_total", count, [("op", op), ("reason", reason)])
     page.counter("dynamo_read_repairs_total", "Replicas brought up to date by a read.", m.read_repairs)
     page.counter(
         "dynamo_clock_truncations_total", "Writes whose clock had to lose entries.", m.clock_truncations
     )
     page.counter("dynamo_clock_entries_dropped_total", "Entries lost by them.", m.clock_entries_dropped)
-    page.gauge("dynamo_siblings", "Most live values that one key was seen with.", m.sibling_max)
+    page.gauge("dynamo_siblings", "Most live values that one key was returned with of late.", m.siblings())
+
+
+def _convergence(page: _Page, m: Metrics, g: Gauges) -> None:
+    page.gauge(
+        "dynamo_consistency_horizon_seconds",
+        "Age of the oldest divergence that may be unresolved; never below the truth.",
+        g.horizon_ns / 1e9,
+    )
+    page.family(
+        "gauge",
+        "dynamo_anti_entropy_lag_seconds",
+        "Since the last complete exchange with the peer began, of the token range furthest behind.",
+    )
+    for peer, lag_ns in sorted(g.lags_ns.items()):
+        page.sample("dynamo_anti_entropy_lag_seconds", lag_ns / 1e9, [("peer", peer)])
+    page.counter(
+        "dynamo_anti_entropy_exchange_bytes_total",
+        "Bytes of anti-entropy sent and received, repairs included.",
+        m.exchange_bytes,
+    )
+    page.gauge(
+        "dynamo_merkle_tree_build_seconds",
+        "Duration of the last build of a Merkle tree.",
+        m.tree_build_ns / 1e9,
+    )
 
 
 def _handoff(page: _Page, m: Metrics, g: Gauges) -> None:
@@ -209,10 +268,7 @@ def _peers(page: _Page, m: Metrics, g: Gauges) -> None:
     page.gauge("dynamo_peers", "Other nodes of the ring.", g.peers)
     page.gauge("dynamo_peers_up", "Those that this node believes to be up.", g.peers_up)
     page.gauge("dynamo_generation", "How often this node has started.", g.generation)
-    page.counter("dynamo_gossip_rounds_total", "Rounds of gossip begun.", m.gossip_rounds)
     page.counter("dynamo_suspicions_total", "Times that a peer began to be suspected.", m.suspicions)
-    page.counter("dynamo_frames_sent_total", "Frames handed to a peer's connection.", m.frames_sent)
-    page.counter("dynamo_frames_received_total", "Frames received from peers.", m.frames_received)
     page.counter(
         "dynamo_frames_dropped_total", "Frames dropped: peer unreachable or queue full.", m.frames_dropped
     )
@@ -228,6 +284,7 @@ def expose(metrics: Metrics, gauges: Gauges) -> bytes:
     """The node's `/metrics` page."""
     page = _Page()
     _requests(page, metrics)
+    _convergence(page, metrics, gauges)
     _handoff(page, metrics, gauges)
     _replica(page, metrics, gauges)
     _peers(page, metrics, gauges)

@@ -13,6 +13,7 @@ from store.epochs import LEASE, Epochs
 from store.forwarding import Forwarding
 from store.gossip import Gossip
 from store.hints import HINT, HINT_DONE, Hints
+from store.horizon import MARK, Horizon
 from store.log import Log
 from store.messages import Forward, ForwardDone, Message, Ping, Pong, Read, ReadDone, Write, WriteDone
 from store.metrics import Metrics
@@ -35,7 +36,8 @@ class Node:
         self.epochs = Epochs(runtime, self.log)
         self.gossip = Gossip(config, runtime, self.metrics)
         self.replica = Replica(self.log, config.token_ranges, self._is_lww)
-        self.hints = Hints(config, runtime, self.log, self.calls, self.gossip, self.metrics)
+        self.horizon = Horizon(config, runtime, self.log, self.metrics)
+        self.hints = Hints(config, runtime, self.log, self.calls, self.gossip, self.metrics, self.horizon)
         self.coordinator = Coordinator(
             config,
             runtime,
@@ -64,22 +66,26 @@ class Node:
 
     async def start(self) -> None:
         """Recovers from the log, takes a new generation and epochs, and joins the others."""
+        self.horizon.begin()
         found = await self.log.open()
         restorers = {
             PUT: self.replica.restore,
             HINT: self.hints.restore,
             HINT_DONE: self.hints.restore,
             LEASE: self.epochs.restore,
+            MARK: self.horizon.restore,
         }
         for payload in found.payloads:
             restorers[payload[:1]](payload)
         self.metrics.bad_records += found.bad_records
         self.metrics.records_dropped_at_recovery += found.bytes_cut > 0
+        self.horizon.mark()
         await self.epochs.start()
         self.calls.begin(self.runtime.draw("calls", self.epochs.generation) >> 2)
         self.runtime.net.on_message(self.received)
         self.gossip.start(self.epochs.generation)
         self.hints.start()
+        self.horizon.start((self.runtime.draw("horizon-life") >> 2) + 1)
         self.runtime.log(
             f"serving: start {self.epochs.generation}, {len(self.replica)} keys, {len(self.hints.pending())} hints, "
             f"{found.bytes_cut} bytes of torn tail cut, {found.bad_records} damaged records skipped"
@@ -99,6 +105,8 @@ class Node:
                 self.calls.answered(src, message.id, message)
             case Forward():
                 self.forwarding.received(src, message)
+            case messages.Age():
+                self.horizon.received(src, message)
             case messages.Gossip():
                 self.gossip.received(src, message)
             case Ping():
@@ -152,6 +160,7 @@ class Node:
 
     def status(self) -> dict[str, Any]:
         depths = self.hints.depths()
+        now = self.runtime.clock.mono_ns()
         return {
             "node": self.config.node,
             "generation": self.epochs.generation,
@@ -160,7 +169,17 @@ class Node:
             "hints_by_target": depths,
             "peers": self.gossip.view(),
             "log_bytes": self.log.size_bytes,
-            "siblings_max": self.metrics.sibling_max,
+            "siblings_max": self.metrics.siblings(),
+            # The names under which the literature and dashboards ask for them.
+            "quorum_failures_per_sec": self.metrics.quorum_failures_per_second(now),
+            "merkle_tree_build_latency_ms": self.metrics.tree_build_ns / 1e6,
+            "anti_entropy_lag_seconds": max(self.horizon.lags_ns().values(), default=0) / 1e9,
+            "consistency_horizon_seconds": self.horizon.age_ns() / 1e9,
+            "read_repairs": self.metrics.read_repairs,
+            "request_latency_p99_ms": {
+                op: _milliseconds(latencies.quantiles(0.99)[0])
+                for op, latencies in (("get", self.metrics.gets), ("put", self.metrics.puts))
+            },
         }
 
     def exposition(self) -> bytes:
@@ -176,5 +195,11 @@ class Node:
             generation=self.epochs.generation,
             hints_pending=self.hints.depths(),
             uptime_ns=self.runtime.clock.mono_ns() - self._started_ns,
+            horizon_ns=self.horizon.age_ns(),
+            lags_ns=self.horizon.lags_ns(),
         )
         return metrics.expose(self.metrics, gauges)
+
+
+def _milliseconds(duration_ns: int | None) -> float | None:
+    return None if duration_ns is None else duration_ns / 1e6

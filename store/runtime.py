@@ -34,8 +34,14 @@ class Future(Protocol):
 
 
 class Clock(Protocol):
+    @property
+    def boot(self) -> str:
+        """Names the run of the machine: while it is the same, `mono_ns` goes on from one life of the node to the next.
+        Empty where nobody can tell."""
+        ...
+
     def mono_ns(self) -> int:
-        """Nanoseconds that only go forward, from an arbitrary start; comparable within one life of the node."""
+        """Nanoseconds that only go forward, from an arbitrary start; comparable while `boot` is the same."""
         ...
 
     def wall_ns(self) -> int:

@@ -54,6 +54,10 @@ class SimClock:
         self._machine = machine
         self._booted_ns = machine.booted_ns
 
+    @property
+    def boot(self) -> str:
+        return str(self._booted_ns)
+
     def mono_ns(self) -> int:
         return self._loop.now_ns - self._booted_ns
 

@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 from store.config import Config
@@ -17,6 +18,12 @@ from store.server.peers import RealNetwork
 
 class RealClock:
     """The machine's own clocks."""
+
+    def __init__(self) -> None:
+        try:
+            self.boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        except OSError:
+            self.boot = ""  # no Linux: ages are then told by the wall clock, and by peers
 
     mono_ns = staticmethod(time.monotonic_ns)
     wall_ns = staticmethod(time.time_ns)

@@ -30,13 +30,13 @@ def test_without_requests_there_are_no_quantiles() -> None:
 
 
 def test_the_page_shows_what_was_counted_in_base_units() -> None:
-    metrics = Metrics(read_repairs=7, puts=2)
-    metrics.observe_put(2_000_000)
-    metrics.observe_put(4_000_000)
+    metrics = Metrics(read_repairs=7)
+    metrics.puts.observe(2_000_000)
+    metrics.puts.observe(4_000_000)
     metrics.quorum_failures["put", "responders"] += 3
     shown = samples(expose(metrics, GAUGES))
     assert shown["dynamo_read_repairs_total"] == "7"
-    assert shown['dynamo_requests_total{op="put"}'] == "2"
+    assert shown['dynamo_request_seconds_count{op="put"}'] == "2"
     assert shown['dynamo_request_seconds{op="put",quantile="0.99"}'] == "0.004"
     assert shown['dynamo_request_seconds_sum{op="put"}'] == "0.006"
     assert shown['dynamo_quorum_failures_total{op="put",reason="responders"}'] == "3"

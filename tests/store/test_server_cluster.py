@@ -185,7 +185,7 @@ def test_a_message_that_is_none_ends_the_connection_of_the_peer_that_sent_it(rin
 def test_metrics_and_status_are_served(ring: NodeProcesses) -> None:
     ring.put("a", "measured", b"x")
     page = ring.ask("a", "GET", "/metrics").body.decode()
-    assert 'dynamo_requests_total{op="put"}' in page
+    assert 'dynamo_request_seconds_count{op="put"}' in page
     assert json.loads(ring.ask("a", "GET", "/status").body)["node"] == "a"
 
 

@@ -1,0 +1,111 @@
+"""How old a divergence may be, as a node says: over restarts, reboots and wrong clocks."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+from cluster import SECOND, Cluster
+
+from harness.sim.world import SimWorld
+from nemeses.fault import Kill, PowerLoss, Restart, Skew
+from store.config import Config
+from store.node import Node
+from store.runtime import Runtime
+
+NODES = ("n1", "n2", "n3", "n4", "n5")
+
+
+def play(scene: Callable[[Cluster], Awaitable[None]]) -> None:
+    peers = dict.fromkeys(NODES, "")
+
+    def build(node: str, runtime: Runtime) -> Node:
+        return Node(Config(node=node, peers=peers, horizon_mark_ms=2_000), runtime)
+
+    world = SimWorld(NODES, 1, build)
+
+    async def main() -> None:
+        await world.start()
+        try:
+            await scene(Cluster(world))
+        finally:
+            await world.stop()
+
+    world.run(main())
+
+
+async def horizons(c: Cluster, nodes: list[str]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for node in nodes:
+        page = (await c.ask(node, "GET", "/metrics")).body.decode()
+        line = next(s for s in page.splitlines() if s.startswith("dynamo_consistency_horizon_seconds "))
+        found[node] = float(line.split()[1])
+    return found
+
+
+async def hint(c: Cluster) -> tuple[str, str]:
+    """Leaves one hint somewhere: (its holder, the home replica that it is for)."""
+    dead, *alive = await c.homes("k")
+    await c.world.inject(Kill((dead,)))
+    assert (await c.ask(alive[0], "PUT", "/kv/b/k", b"v")).status == 204
+    await c.world.sleep(SECOND)
+    holders = [node for node in NODES if node != dead and await c.hints(node)]
+    assert len(holders) == 1
+    return holders[0], dead
+
+
+def test_the_horizon_grows_with_the_oldest_hint_and_falls_when_it_is_handed_off() -> None:
+    async def scene(c: Cluster) -> None:
+        holder, dead = await hint(c)
+        before = (await horizons(c, [holder]))[holder]
+        assert 0.7 <= before <= 1.0
+        await c.world.sleep(20 * SECOND)
+        assert (await horizons(c, [holder]))[holder] - before == pytest.approx(20, abs=0.01)
+        await c.world.inject(Restart((dead,)))
+        await c.until(lambda: c.hints(holder), [])
+        assert (await horizons(c, [holder]))[holder] < 20
+
+    play(scene)
+
+
+@pytest.mark.parametrize("off_seconds", [-120, 120])
+def test_a_hint_is_as_old_as_before_when_its_holder_is_killed_whatever_the_wall_clock_says(
+    off_seconds: int,
+) -> None:
+    async def scene(c: Cluster) -> None:
+        holder, _ = await hint(c)
+        await c.world.sleep(20 * SECOND)
+        await c.world.inject(Kill((holder,)))
+        await c.world.sleep(10 * SECOND)
+        await c.world.inject(Skew({holder: off_seconds * SECOND}))
+        await c.world.inject(Restart((holder,)))
+        assert 30.7 < (await horizons(c, [holder]))[holder] < 32.5
+
+    play(scene)
+
+
+def test_after_a_power_loss_the_wall_clock_says_how_old_a_hint_is() -> None:
+    async def scene(c: Cluster) -> None:
+        holder, _ = await hint(c)
+        await c.world.sleep(20 * SECOND)
+        await c.world.inject(PowerLoss((holder,)))
+        await c.world.sleep(10 * SECOND)
+        await c.world.inject(Restart((holder,)))
+        assert 30.7 < (await horizons(c, [holder]))[holder] < 32.5
+
+    play(scene)
+
+
+def test_after_a_power_loss_that_set_the_clock_back_peers_say_how_old_a_hint_is() -> None:
+    async def scene(c: Cluster) -> None:
+        holder, _ = await hint(c)
+        await c.world.sleep(20 * SECOND)
+        await c.world.inject(PowerLoss((holder,)))
+        await c.world.sleep(10 * SECOND)
+        await c.world.inject(Skew({holder: -500 * SECOND}))
+        await c.world.inject(Restart((holder,)))
+        await c.world.sleep(SECOND)
+        # Told at 2 s intervals: the peers' claim may reach back to just before the hint.
+        assert 31.7 < (await horizons(c, [holder]))[holder] < 35
+
+    play(scene)
