@@ -116,6 +116,7 @@ class Read:
         self._repair_id = self._c.calls.open(self._repaired, WriteDone, answers)
         for node in behind:
             self._repair(node, encoded)
+        self._suffice()  # a fallback that is behind may have answered beside enough that are not
 
     def _is_fallback(self, node: str) -> bool:
         return node not in self._place.homes
@@ -167,6 +168,10 @@ class Read:
     def _hold(self, node: str) -> None:
         """`node` holds all of the answer."""
         self._holders.add(node)
+        self._suffice()
+
+    def _suffice(self) -> None:
+        """Answers the client once enough hold the answer."""
         want = self._want
         if (
             not self.future.done()
