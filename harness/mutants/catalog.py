@@ -36,8 +36,10 @@ _ALL: tuple[Mutant, ...] = (
                 "store/hints.py",
                 """\
         try:
-            await self._log.append(packed(HINT, id.to_bytes(8, "big"), target.encode(), key, record))
+            stamp = self._horizon.stamp()
+            await self._log.append(packed(HINT, id.to_bytes(8, "big"), target.encode(), key, record, stamp))
         except DiskError as problem:
+            self._horizon.hint_dropped(id)
             done.set_exception(problem)
             return
 """,
