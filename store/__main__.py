@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import resource
 import sys
 from typing import Never
 
@@ -92,6 +91,11 @@ def mistakes(config: Config) -> list[str]:
             said = getattr(terms, field)
             if said is not None and not least <= said <= config.n:
                 found.append(f"`{where}{field}` must be from {least} to n, which is {config.n}")
+    if config.frame_bytes_max < config.value_bytes_max + 3 * config.siblings_bytes_max:
+        # Each home replica may let in one sibling too many at the same time, and replication has no limit of its own.
+        found.append(
+            "`frame_bytes_max` must have room for `value_bytes_max` and three times `siblings_bytes_max`"
+        )
     if config.n > len(config.peers):
         found.append(f"`n` is {config.n}, but `peers` names only {len(config.peers)} nodes")
     for field in _POSITIVE:
@@ -107,9 +111,12 @@ _POSITIVE = (
     "hint_retry_max_ms",
     "hint_retry_ms",
     "hints_per_second",
+    "http_connections_max",
     "n",
     "replica_timeout_ms",
     "request_timeout_ms",
+    "requests_in_flight_max",
+    "siblings_bytes_max",
     "siblings_max",
     "siblings_warn",
     "suspect_after_ms",
@@ -127,8 +134,6 @@ def main() -> None:
     from store.server import disk, process  # noqa: PLC0415
 
     config = load(arguments.config)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         process.run(config)
     except disk.CannotServe as problem:

@@ -7,7 +7,9 @@ Too few replicas: 503 with `got` and `needed`; on a write that means *unknown*, 
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
+from hmac import compare_digest
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
@@ -39,6 +41,7 @@ REASONS = {
     413: "Content Too Large",
     428: "Precondition Required",
     431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
     503: "Service Unavailable",
 }
 
@@ -64,7 +67,7 @@ class Request(msgspec.Struct, frozen=True):
 
 _HEAD_TOO_LARGE = f"a request's head may have at most {HEAD_BYTES_MAX} bytes"
 
-_HEADERS_READ = frozenset((b"x-causal-context", b"accept", b"authorization", b"x-forwarded"))
+_HEADERS_READ = frozenset((b"x-causal-context", b"accept", b"authorization"))
 
 
 _OTHER_PARAMETERS = frozenset(("returnbody",))
@@ -79,6 +82,12 @@ class RequestParser:
         self._parser = httptools.HttpRequestParser(self)
         self._requests: list[Request] = []
         self._head_bytes = 0
+        self.head_done = False
+        """Whether the request that is under way lacks but its body."""
+        self.body_bytes = 0
+        """How much there is of that body."""
+        self.partial = False
+        """Whether a request is under way."""
         self._reset()
 
     def _reset(self) -> None:
@@ -86,7 +95,9 @@ class RequestParser:
         self._headers: dict[str, str] = {}
         self._headers_bytes = 0
         self._body: list[bytes] = []
-        self._body_bytes = 0
+        self.body_bytes = 0
+        self.head_done = False
+        self.partial = False
 
     def feed(self, content: bytes) -> list[Request]:
         """The requests that these bytes complete. Raises BadRequest."""
@@ -102,10 +113,13 @@ class RequestParser:
             if cause is not None:
                 raise cause from None  # out of a callback: a bug of ours, or Ctrl-C, no mistake of the client's
             raise BadRequest(400, "malformed HTTP request") from None
-        if self._head_bytes - self._body_bytes > HEAD_BYTES_MAX and not self._requests:
+        if self._head_bytes - self.body_bytes > HEAD_BYTES_MAX and not self._requests:
             raise BadRequest(431, _HEAD_TOO_LARGE)
         done, self._requests = self._requests, []
         return done
+
+    def on_message_begin(self) -> None:
+        self.partial = True
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -115,18 +129,23 @@ class RequestParser:
         lower = name.lower()
         if lower in _HEADERS_READ:
             self._headers[lower.decode()] = value.decode("latin-1")
-        elif lower == b"content-length" and int(value) > self._body_bytes_max:
+        elif lower == b"content-length" and (len(value) > 18 or int(value) > self._body_bytes_max):
             raise BadRequest(413, f"a value may have at most {self._body_bytes_max} bytes")
+
+    def on_headers_complete(self) -> None:
+        self.head_done = True
+        if self._headers_bytes + len(self._url) > HEAD_BYTES_MAX:
+            raise BadRequest(431, _HEAD_TOO_LARGE)
 
     def on_body(self, body: bytes) -> None:
         self._body.append(body)
-        self._body_bytes += len(body)
-        if self._body_bytes > self._body_bytes_max:
+        self.body_bytes += len(body)
+        if self.body_bytes > self._body_bytes_max:
             raise BadRequest(413, f"a value may have at most {self._body_bytes_max} bytes")
 
     def on_message_complete(self) -> None:
         if self._headers_bytes + len(self._url) > HEAD_BYTES_MAX:
-            raise BadRequest(431, _HEAD_TOO_LARGE)
+            raise BadRequest(431, _HEAD_TOO_LARGE)  # what a chunked body trails counts too
         try:
             path, _, query = self._url.decode("ascii").partition("?")
             pairs = dict([_pair(part) for part in query.split("&")]) if query else {}
@@ -181,6 +200,11 @@ class Problem(Exception):
         self.status = status
 
 
+def traced(problem: BaseException) -> str:
+    """An exception with its traceback, for the log."""
+    return "".join(traceback.format_exception(problem)).rstrip()
+
+
 class Api:
     """Routes requests. `handle` never raises: whatever a client sends, it is answered and the node lives on."""
 
@@ -206,6 +230,9 @@ class Api:
             return encode_error(503, str(problem), got=problem.got, needed=problem.needed)
         except DiskError as problem:
             return encode_error(503, f"the disk refused: {problem}")
+        except Exception as problem:
+            self._node.runtime.log(f"bug in answering {request.method} {request.path}: {traced(problem)}")
+            return encode_error(500, "a bug of the node's, which its log describes; a write may be done")
 
     def _status_pages(self, request: Request) -> bytes:
         if request.method != "GET":
@@ -219,7 +246,8 @@ class Api:
                 return encode_response(200, self._node.exposition(), "text/plain; version=0.0.4")
             case ["admin", page, *rest] if page in self._admin:
                 secret = self._node.config.secret
-                if secret and request.headers.get("authorization") != f"Bearer {secret}":
+                shown = request.headers.get("authorization", "")
+                if secret and not compare_digest(shown.encode("latin-1"), f"Bearer {secret}".encode()):
                     raise Problem(401, "the admin pages ask for `Authorization: Bearer SECRET`")
                 return self._admin[page](rest)
             case _:
@@ -306,10 +334,13 @@ class Api:
         if not deleted and not lww:
             covered = versions.counters(context)
             held = node.coordinator.known(key, place).versions
-            siblings = sum(v.counter > covered.get(v.actor, 0) for v in held)
-            if siblings >= node.config.siblings_max:
+            kept = [v for v in held if v.counter > covered.get(v.actor, 0)]
+            siblings = len(kept)
+            kept_bytes = sum([len(v.body) for v in kept])
+            if siblings >= node.config.siblings_max or kept_bytes > node.config.siblings_bytes_max:
                 raise Problem(
-                    409, f"the key has {siblings} siblings; read it and write with its context first"
+                    409,
+                    f"the key has {siblings} siblings of {kept_bytes} bytes; read it and write with its context first",
                 )
             if siblings >= node.config.siblings_warn:
                 node.runtime.log(

@@ -67,6 +67,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     siblings_warn: int = 25
     siblings_max: int = 100
     value_bytes_max: int = 1 << 20
-    frame_bytes_max: int = 8 << 20
+    siblings_bytes_max: int = 4 << 20
+    """What the siblings that a write leaves may hold together: with room for the writes of others at the same time, a
+    record fits into a frame."""
+    frame_bytes_max: int = 32 << 20
+    http_connections_max: int = 4_096
+    """Clients connected at a time; one more is answered 503 and hung up on."""
+    requests_in_flight_max: int = 16_384
+    """Requests of all clients; one more is answered 503 at once."""
     secret: str = ""
     """Shared secret for peer and admin ports; empty: none asked."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from store import messages
+from store import door, messages
 from store.api import Problem, Request, encode_error
 from store.config import Config
 from store.coordinator import Place, Want
@@ -139,8 +139,8 @@ class Forwarding:
         return None
 
     def received(self, src: str, message: Forward) -> None:
-        """Performs a write that was forwarded here, at most once, and answers. Raises msgspec.DecodeError."""
-        request = msgspec.msgpack.decode(message.request, type=Request)
+        """Performs a write that was forwarded here, at most once, and answers. Raises BadMessage."""
+        request = door.forwarded(message)
         self._runtime.spawn(self._coordinate(src, message, request), name="forwarded")
 
     async def _coordinate(self, src: str, message: Forward, request: Request) -> None:

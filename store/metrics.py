@@ -114,7 +114,10 @@ class Metrics(msgspec.Struct):
     connections_lost: int = 0
     http_connections: int = 0
     """Clients connected now."""
+    http_connections_refused: int = 0
     http_requests: int = 0
+    http_requests_shed: int = 0
+    """Answered 503 at once, too many being in flight."""
     http_bad_requests: int = 0
 
     def quorum_failed(self, op: str, reason: str) -> None:
@@ -289,6 +292,11 @@ def expose(metrics: Metrics, gauges: Gauges) -> bytes:
     _replica(page, metrics, gauges)
     _peers(page, metrics, gauges)
     page.gauge("dynamo_http_connections", "Clients connected now.", metrics.http_connections)
+    page.counter(
+        "dynamo_http_refused_total",
+        "Connections and requests refused for being too many.",
+        metrics.http_connections_refused + metrics.http_requests_shed,
+    )
     page.counter("dynamo_http_requests_total", "HTTP requests received.", metrics.http_requests)
     page.counter("dynamo_http_bad_requests_total", "HTTP requests not understood.", metrics.http_bad_requests)
     page.gauge("dynamo_uptime_seconds", "Seconds since this node began to serve.", gauges.uptime_ns / 1e9)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from store import api, messages, metrics
+from store import api, door, messages, metrics
 from store.api import Api, BadRequest, RequestParser
 from store.config import Config
 from store.coordinator import Coordinator
@@ -15,12 +15,12 @@ from store.gossip import Gossip
 from store.hints import HINT, HINT_DONE, Hints
 from store.horizon import MARK, Horizon
 from store.log import Log
-from store.messages import Forward, ForwardDone, Message, Ping, Pong, Read, ReadDone, Write, WriteDone
+from store.messages import Forward, ForwardDone, Ping, Pong, Read, ReadDone, Write, WriteDone
 from store.metrics import Metrics
 from store.quorum import Calls
 from store.replica import PUT, Replica
 from store.ring import Ring
-from store.runtime import DiskError, Future, Runtime
+from store.runtime import BadMessage, DiskError, Future, Runtime
 
 
 class Node:
@@ -92,8 +92,11 @@ class Node:
         )
 
     def received(self, src: str, frame: bytes) -> None:
-        """One message of a peer. Raises msgspec.DecodeError where it is none."""
-        message: Message = messages.decode(frame)
+        """One message of a peer. Raises BadMessage for what no member of the ring would send; nothing was done then."""
+        members = self.config.peers
+        if src not in members:
+            raise BadMessage(f"{src!r} is no member")
+        message = door.opened(frame, members)
         if self.gossip.heard(src):
             self.hints.back(src)
         match message:

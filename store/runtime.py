@@ -14,6 +14,10 @@ class DiskError(Exception):
     """The disk refused: full, unreadable, or an fsync failed. After a failed fsync nothing unsynced may be trusted."""
 
 
+class BadMessage(Exception):
+    """A frame that no node of this ring sends. The network closes the connection that it came by."""
+
+
 class Timer(Protocol):
     def cancel(self) -> None: ...
 
@@ -59,7 +63,7 @@ class Network(Protocol):
         ...
 
     def on_message(self, handler: Callable[[str, bytes], None]) -> None:
-        """Sets the one handler, called with (source node's name, frame)."""
+        """Sets the one handler, called with (source node's name, frame). It raises BadMessage for what is no message."""
         ...
 
 

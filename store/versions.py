@@ -16,19 +16,26 @@ import zlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import pairwise
+from typing import Annotated, Any
 
 import msgspec
 
 Entry = tuple[int, int, int]
 """(actor, counter, wall_ns): the actor's latest event that is known, and when its coordinator believed it happened."""
 
+Number = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
+"""Room for every event and every clock that there will be, and none for one that counting on would overflow."""
+
+CheckedEntry = tuple[Annotated[int, msgspec.Meta(ge=0)], Number, Number]
+
 
 class Version(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One live value, or a tombstone, under its dot (actor, counter). `wall_ns` orders versions in `lww` buckets only."""
 
-    actor: int
-    counter: int
-    wall_ns: int
+    actor: Annotated[int, msgspec.Meta(ge=0)]
+    counter: Number
+    wall_ns: Number
     body: bytes
     deleted: bool = False
 
@@ -39,7 +46,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     `truncated` is sticky: this clock, or one that was joined into it, once lost entries.
     """
 
-    clock: tuple[Entry, ...] = ()
+    clock: tuple[CheckedEntry, ...] = ()
     versions: tuple[Version, ...] = ()
     truncated: bool = False
 
@@ -59,6 +66,30 @@ _KEPT_BYTES_MAX = 4_096
 def decode(encoded: bytes) -> Record:
     """The record in these bytes. Raises msgspec.DecodeError."""
     return _decode_kept(encoded) if len(encoded) <= _KEPT_BYTES_MAX else _decoder.decode(encoded)
+
+
+class BadRecord(Exception):
+    """Bytes that no node writes as a record."""
+
+
+def check(encoded: bytes) -> None:
+    """Whether a peer may have meant these bytes as a record: in the one encoding that equal knowledge has. Raises
+    BadRecord. A zero entry passes: it says what its absence says."""
+    try:
+        record = decode(encoded)
+    except msgspec.DecodeError as problem:
+        raise BadRecord(str(problem)) from None
+    if encode(record) != encoded:
+        raise BadRecord("not in its one encoding")
+    clock, live = record.clock, record.versions
+    if len(clock) > 1 and not _ascend([entry[0] for entry in clock]):
+        raise BadRecord("a clock names every actor once, in order")
+    if len(live) > 1 and not _ascend([_dot(version) for version in live]):
+        raise BadRecord("a record has every dot once, in order")
+
+
+def _ascend(keys: list[Any]) -> bool:
+    return all(a < b for a, b in pairwise(keys))
 
 
 def merged(held: bytes, incoming: bytes, *, lww: bool) -> bytes:
@@ -174,7 +205,7 @@ class BadContext(Exception):
     """A causal context that this store did not hand out for this key."""
 
 
-_clock_decoder = msgspec.msgpack.Decoder(tuple[Entry, ...])
+_clock_decoder = msgspec.msgpack.Decoder(tuple[CheckedEntry, ...])
 
 
 def encode_context(clock: tuple[Entry, ...], key: bytes) -> str:
@@ -192,6 +223,6 @@ def decode_context(token: str, key: bytes) -> tuple[Entry, ...]:
         raise BadContext("not a causal context of this store") from problem
     if zlib.crc32(raw[4:], zlib.crc32(key)).to_bytes(4, "big") != raw[:4]:
         raise BadContext("a causal context of another key, or a damaged one")
-    if any(actor < 0 or counter < 1 for actor, counter, _ in clock) or list(clock) != sorted(clock):
+    if any(counter < 1 for _, counter, _ in clock) or not _ascend([entry[0] for entry in clock]):
         raise BadContext("not a clock")
     return clock

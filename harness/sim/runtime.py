@@ -13,6 +13,7 @@ from harness.sim.future import Future, Tasks
 from harness.sim.loop import Gate, Handle, SimLoop
 from harness.sim.network import Network, SimNet
 from harness.sim.trace import Trace
+from store.runtime import BadMessage
 
 EPOCH_NS = 1_767_225_600_000_000_000
 """2026-01-01T00:00:00Z: what true clocks tell when a simulation begins."""
@@ -141,4 +142,7 @@ class SimRuntime:
         self.log(f"task {name} failed:\n{''.join(traceback.format_exception(problem)).rstrip()}")
 
     def _callback_failed(self, problem: BaseException) -> None:
+        if isinstance(problem, BadMessage):
+            self.log(f"a frame is refused: {problem}")
+            return
         self.log(f"a callback failed:\n{''.join(traceback.format_exception(problem)).rstrip()}")

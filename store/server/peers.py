@@ -11,8 +11,11 @@ from typing import cast
 
 import msgspec
 
+from store.api import traced
 from store.config import Config
 from store.metrics import Metrics
+from store.runtime import BadMessage
+from store.server.complaints import Complaints
 from store.server.greeting import (
     GREETING_BYTES_MAX,
     PROTOCOL_VERSION,
@@ -26,6 +29,10 @@ from store.server.greeting import (
 )
 
 GREETING_SECONDS_MAX = 5.0
+STRANGERS_MAX = 64
+"""Connections that have not said yet who they are. For one more the oldest is hung up on: a peer introduces itself at once."""
+INCOMING_MAX = 8
+"""Connections from one peer: it uses one, and has more only while it has not noticed that older ones are dead."""
 DIAL_SECONDS_MAX = 1.0
 STALL_SECONDS_MAX = 2.0
 """A connection to a peer that moves nothing for so long, having something to move, is given up and dialled again."""
@@ -39,6 +46,7 @@ def _prepare(transport: asyncio.BaseTransport) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
 
 
 class Incoming(asyncio.Protocol):
@@ -48,14 +56,20 @@ class Incoming(asyncio.Protocol):
         self._network = network
         self._frames = Frames(GREETING_BYTES_MAX)
         self._nonce = os.urandom(16)
-        self._since = network.loop.time()
+        self.since = network.loop.time()
         self._transport: asyncio.Transport
         self.src = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         _prepare(transport)
-        self._network.incoming.add(self)
+        network = self._network
+        network.incoming.add(self)
+        strangers = [connection for connection in network.incoming if not connection.src]
+        if len(strangers) > STRANGERS_MAX:
+            network.metrics.bad_frames += 1
+            oldest = min(strangers, key=lambda connection: connection.since)
+            oldest.close(f"{STRANGERS_MAX} others have not said who they are either, and it is the oldest")
         greeting = msgspec.msgpack.encode(Greeting(PROTOCOL_VERSION, self._nonce))
         self._transport.write(framed(greeting))
 
@@ -66,15 +80,11 @@ class Incoming(asyncio.Protocol):
             frames = self._frames.feed(data)
             if not self.src and frames:
                 self._greeted(frames.pop(0))
-            handler, src = network.handler, self.src
             network.metrics.frames_received += len(frames)
-            for frame in frames:
-                handler(src, frame)
-        except (BadFrame, msgspec.DecodeError) as problem:
+            network.take(self.src, frames)
+        except (BadFrame, BadMessage, msgspec.DecodeError, UnicodeDecodeError) as problem:
             network.metrics.bad_frames += 1
-            who = self.src or "a stranger"
-            network.log(f"closing the connection from {who} at {self._address()}: {problem}")
-            self._transport.abort()
+            self.close(str(problem))
 
     def _greeted(self, frame: bytes) -> None:
         hello = msgspec.msgpack.decode(frame, type=Hello)
@@ -88,6 +98,9 @@ class Incoming(asyncio.Protocol):
         proof = proof_of(config.secret, self._nonce, "hello", hello.src, hello.dst)
         if not hmac.compare_digest(proof, hello.proof):
             raise BadFrame("it does not know the shared secret")
+        older = [connection for connection in self._network.incoming if connection.src == hello.src]
+        if len(older) >= INCOMING_MAX:
+            min(older, key=lambda connection: connection.since).close("it has newer ones")
         self.src = hello.src
         self._frames.bytes_max = config.frame_bytes_max
         welcome = Welcome(proof_of(config.secret, hello.nonce, "welcome", hello.dst, hello.src))
@@ -100,10 +113,14 @@ class Incoming(asyncio.Protocol):
             self._network.metrics.connections_lost += 1
 
     def sweep(self, now: float) -> None:
-        if not self.src and now - self._since > GREETING_SECONDS_MAX:
-            self._transport.abort()
+        if not self.src and now - self.since > GREETING_SECONDS_MAX:
+            self.close()
 
-    def close(self) -> None:
+    def close(self, why: str = "") -> None:
+        """Hangs up; a reason goes into the log."""
+        if why:
+            who = self.src or "a stranger"
+            self._network.complain(f"closing the connection from {who} at {self._address()}: {why}")
         self._transport.abort()
 
     def _address(self) -> str:
@@ -138,9 +155,9 @@ class Outgoing(asyncio.Protocol):
         try:
             for frame in self._frames.feed(data):
                 self._answered(frame)
-        except (BadFrame, msgspec.DecodeError) as problem:
+        except (BadFrame, msgspec.DecodeError, UnicodeDecodeError) as problem:
             self._network.metrics.bad_frames += 1
-            self._network.log(f"closing the connection to {self._peer.name}: {problem}")
+            self._network.complain(f"closing the connection to {self._peer.name}: {problem}")
             self.transport.abort()
 
     def _answered(self, frame: bytes) -> None:
@@ -195,6 +212,13 @@ class Peer:
 
     def send(self, frame: bytes) -> None:
         size = len(frame)
+        if size > self._network.config.frame_bytes_max:
+            # The other side would close the connection over it, and lose what else was on its way.
+            self._network.metrics.frames_dropped += 1
+            self._network.complain(
+                f"a frame of {size} bytes to {self.name} is over `frame_bytes_max`, and not sent"
+            )
+            return
         self._queue_bytes += size + 4
         if self._queue_bytes > self._queue_bytes_max:
             self._queue_bytes -= size + 4
@@ -307,6 +331,7 @@ class RealNetwork:
         """Where to count; the node's own, once there is a node."""
         self.handler: Callable[[str, bytes], None] = lambda src, frame: None
         self.incoming: set[Incoming] = set()
+        self.complain = Complaints(log, loop.time)
         self.closing = False
         self._peers = {
             name: Peer(name, address, self) for name, address in config.peers.items() if name != config.node
@@ -317,12 +342,27 @@ class RealNetwork:
         if peer is not None:
             peer.send(frame)
         elif dst == self.config.node:
-            self.loop.call_soon(self.handler, dst, frame)
+            self.loop.call_soon(self._take_own, frame)
         else:
             self.metrics.frames_dropped += 1
 
     def on_message(self, handler: Callable[[str, bytes], None]) -> None:
         self.handler = handler
+
+    def take(self, src: str, frames: list[bytes]) -> None:
+        """Hands frames to the node. Raises BadMessage at the first that is no message; what came before it counts."""
+        handler = self.handler
+        for frame in frames:
+            try:
+                handler(src, frame)
+            except BadMessage:
+                raise
+            except Exception as problem:
+                # A bug of ours: it costs this frame, and no other.
+                self.log(f"bug in taking a frame from {src}: {traced(problem)}")
+
+    def _take_own(self, frame: bytes) -> None:
+        self.take(self.config.node, [frame])
 
     def heard_from(self, src: str) -> None:
         if src in self._peers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import resource
 import signal
 import socket
 from contextlib import suppress
@@ -11,14 +12,17 @@ from typing import Any
 
 import uvloop
 
+from store.api import traced
 from store.config import Config
 from store.node import Node
-from store.server.clients import HttpConnection, HttpServer
+from store.server.clients import REFUSED_MAX, HttpConnection, HttpServer
 from store.server.disk import CannotServe
 from store.server.peers import Incoming
-from store.server.runtime import RealRuntime, traced
+from store.server.runtime import RealRuntime
 
 SWEEP_SECONDS = 0.5
+DESCRIPTORS_KEPT = REFUSED_MAX + 256
+"""Open files that clients may not use up: refused ones, peers, the log, the loop's own."""
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -36,6 +40,19 @@ def _bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+def _descriptors(runtime: RealRuntime, wanted: int) -> int:
+    """Raises this process's limit of open files as far as it goes; how many of `wanted` clients that leaves room for."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    room = hard - DESCRIPTORS_KEPT
+    if room >= wanted:
+        return wanted
+    runtime.log(
+        f"the system allows {hard} open files, so at most {max(room, 1)} clients, not {wanted}; raise `ulimit -n`"
+    )
+    return max(room, 1)
+
+
 async def _serve(config: Config) -> None:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
@@ -47,6 +64,7 @@ async def _serve(config: Config) -> None:
     node = Node(config, runtime)
     runtime.net.metrics = node.metrics
     http = HttpServer(config, node.api.handle, node.metrics, loop, runtime.log)
+    http.connections_max = _descriptors(runtime, config.http_connections_max)
 
     await node.start()
     peer_listener = await loop.create_server(lambda: Incoming(runtime.net), sock=peer_socket, backlog=128)
@@ -68,8 +86,10 @@ async def _serve(config: Config) -> None:
     runtime.log("stopping: answering what is in flight")
     http_listener.close()
     await http.drain()
+    http.complain.flush()
     peer_listener.close()
     runtime.net.close()
+    runtime.net.complain.flush()
     runtime.disk.close()
     runtime.log("stopped")
 

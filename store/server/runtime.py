@@ -6,11 +6,11 @@ import asyncio
 import os
 import sys
 import time
-import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from store.api import traced
 from store.config import Config
 from store.server.disk import RealDisk
 from store.server.peers import RealNetwork
@@ -98,7 +98,3 @@ class RealRuntime:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
         sys.stderr.write(f"{stamp}.{int(now % 1 * 1000):03d}Z {self.node} {text}\n")
         sys.stderr.flush()
-
-
-def traced(problem: BaseException) -> str:
-    return "".join(traceback.format_exception(problem)).rstrip()

@@ -138,6 +138,26 @@ class NodeProcesses:
     def get(self, name: str, key: str) -> Reply:
         return self.ask(name, "GET", f"/kv/b/{quote(key, safe='')}")
 
+    def await_up(self, name: str, peer: str) -> None:
+        """Returns once the node believes that its peer is up."""
+        until = time.monotonic() + START_SECONDS_MAX
+        while not msgspec.json.decode(self.ask(name, "GET", "/status").body)["peers"][peer]["up"]:
+            assert time.monotonic() < until, f"{name} never saw {peer} up"
+            time.sleep(0.02)
+
+    def everything(self, bucket: str = "b") -> dict[str, Any]:
+        """What each node holds of the bucket: name -> key -> values and clock."""
+        return {
+            name: msgspec.json.decode(self.ask(name, "GET", f"/admin/replica/{bucket}").body)
+            for name in self.http_ports
+        }
+
+    def throw(self, name: str, content: bytes, *, port: str = "http") -> None:
+        """Sends raw bytes and hangs up without listening."""
+        ports = self.http_ports if port == "http" else self.peer_ports
+        with socket.create_connection(("127.0.0.1", ports[name]), timeout=10) as sock:
+            sock.sendall(content)
+
     def say(self, name: str, content: bytes, *, port: str = "http") -> bytes:
         """Sends raw bytes and returns all that comes back until the node closes; it must do so within ten seconds."""
         ports = self.http_ports if port == "http" else self.peer_ports

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import pytest
+
 from store.api import Request, encode_response
 from store.config import Config
 from store.metrics import Metrics
@@ -20,6 +22,11 @@ class Noted(asyncio.Transport):
         super().__init__()
         self.written = b""
         self.done: list[str] = []
+        self.untaken = 0
+        """What the client has not taken of it."""
+
+    def get_write_buffer_size(self) -> int:
+        return self.untaken
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self
@@ -150,16 +157,106 @@ def test_a_bug_is_a_500_with_its_traceback_in_the_log_and_the_connection_lives_o
 def test_a_request_that_dribbles_in_is_answered_408_and_the_connection_closes() -> None:
     async def scene(toy: Toy) -> None:
         toy.connection.data_received(b"GET /x HT")
-        toy.later(clients.REQUEST_SECONDS_MAX - 1)
+        toy.later(clients.HEAD_SECONDS_MAX - 1)
         toy.connection.data_received(b"TP/1.1\r\n")
         assert toy.transport.written == b""
-        toy.later(clients.REQUEST_SECONDS_MAX + 1)
+        toy.later(clients.HEAD_SECONDS_MAX + 1)
         await settle()
         assert (toy.transport.statuses(), toy.transport.done) == (["408"], ["eof"])
         toy.connection.data_received(b"\r\nGET /more HTTP/1.1\r\n\r\n")
-        toy.later(clients.REQUEST_SECONDS_MAX + 1 + clients.LINGER_SECONDS_MAX + 1)
+        toy.later(clients.HEAD_SECONDS_MAX + 1 + clients.LINGER_SECONDS_MAX + 1)
         await settle()
         assert (toy.asked, toy.transport.done) == ([], ["eof", "abort"])
+
+    with_toy(scene)
+
+
+def test_a_body_may_take_longer_than_a_head_but_not_for_ever() -> None:
+    async def scene(toy: Toy) -> None:
+        toy.send("PUT /x", more="Content-Length: 10\r\n")
+        toy.later(clients.HEAD_SECONDS_MAX + 1)
+        toy.connection.data_received(b"12345")
+        toy.later(clients.REQUEST_SECONDS_MAX - 1)
+        await settle()
+        assert toy.transport.written == b""
+        toy.later(clients.REQUEST_SECONDS_MAX + 1)
+        await settle()
+        assert (toy.asked, toy.transport.statuses()) == ([], ["408"])
+        assert toy.server.bytes_held == 0
+
+    with_toy(scene)
+
+
+def test_one_read_full_of_requests_begins_no_more_of_them_than_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(clients, "PIPELINE_MAX", 3)
+
+    async def scene(toy: Toy) -> None:
+        toy.send(*(f"GET /slow/{i}" for i in range(7)))
+        await settle()
+        assert (len(toy.asked), toy.transport.done) == (3, ["pause"])
+        for i in range(7):
+            toy.answer(f"/slow/{i}")
+            await settle()
+        assert toy.transport.statuses() == ["200"] * 7
+        assert (toy.asked, toy.transport.done) == ([f"GET /slow/{i}" for i in range(7)], ["pause", "resume"])
+        assert (toy.server.in_flight, toy.server.bytes_held) == (0, 0)
+
+    with_toy(scene)
+
+
+def test_large_bodies_in_flight_are_limited_by_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "CONNECTION_BYTES_MAX", 1_500)
+
+    async def scene(toy: Toy) -> None:
+        for i in range(4):
+            toy.send(f"PUT /slow/{i}", more="Content-Length: 1000\r\n")
+            toy.connection.data_received(b"x" * 1_000)
+        await settle()
+        assert (len(toy.asked), toy.server.bytes_held) == (2, 4_000)
+        for i in range(4):
+            toy.answer(f"/slow/{i}")
+            await settle()
+        assert (toy.transport.statuses(), toy.server.bytes_held) == (["200"] * 4, 0)
+
+    with_toy(scene)
+
+
+def test_when_too_much_is_in_flight_a_request_is_refused_at_once_and_politely(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scene(toy: Toy) -> None:
+        toy.server.in_flight = toy.server.config.requests_in_flight_max - 1
+        toy.send("GET /slow/1", "GET /slow/2")
+        toy.answer("/slow/1")
+        await settle()
+        assert (toy.asked, toy.transport.statuses()) == (["GET /slow/1"], ["200", "503"])
+        toy.send("GET /3")
+        await settle()
+        assert (toy.transport.statuses()[2:], toy.transport.done) == (["200"], [])
+        monkeypatch.setattr(clients, "BYTES_MAX", 100)
+        toy.send("PUT /x", more="Content-Length: 1000\r\n")
+        toy.connection.data_received(b"x" * 500)
+        await settle()
+        assert (toy.transport.statuses()[3:], toy.transport.done) == (["503"], ["eof"])
+        assert toy.server.bytes_held == 0
+
+    with_toy(scene)
+
+
+def test_one_connection_too_many_is_told_so_and_hung_up_on() -> None:
+    async def scene(toy: Toy) -> None:
+        toy.server.connections_max = 1
+        late, wire = HttpConnection(toy.server), Noted()
+        late.connection_made(wire)
+        late.data_received(b"GET /1 HTTP/1.1\r\n\r\n")
+        await settle()
+        assert (toy.asked, wire.statuses(), wire.done) == ([], ["503"], ["eof"])
+        late.connection_lost(None)
+        toy.send("GET /2")
+        await settle()
+        assert toy.transport.statuses() == ["200"]
 
     with_toy(scene)
 
@@ -192,11 +289,34 @@ def test_a_client_too_far_ahead_of_its_answers_is_not_read_until_it_has_some() -
 
 def test_a_client_that_does_not_take_its_answers_is_not_read_and_given_up_in_the_end() -> None:
     async def scene(toy: Toy) -> None:
+        toy.send("GET /1", more="Connection: close\r\n")
+        await settle()
         toy.connection.pause_writing()
-        toy.later(clients.IDLE_SECONDS_MAX - 1)
-        assert toy.transport.done == ["pause"]
-        toy.later(clients.IDLE_SECONDS_MAX + 1)
-        assert toy.transport.done == ["pause", "abort"]
+        toy.transport.untaken = 30
+        toy.later(clients.STALL_SECONDS_MAX - 1)
+        toy.transport.untaken = 20
+        toy.later(clients.STALL_SECONDS_MAX)
+        assert "abort" not in toy.transport.done
+        toy.later(2 * clients.STALL_SECONDS_MAX - 1)
+        assert "abort" not in toy.transport.done
+        toy.later(2 * clients.STALL_SECONDS_MAX + 1)
+        assert toy.transport.done[-1] == "abort"
+
+    with_toy(scene)
+
+
+def test_a_client_that_takes_its_answers_by_the_byte_is_given_up_too() -> None:
+    async def scene(toy: Toy) -> None:
+        toy.send("GET /1")
+        await settle()
+        toy.connection.pause_writing()
+        toy.later(0)
+        seconds = 0
+        while "abort" not in toy.transport.done:
+            seconds += 10
+            toy.transport.untaken = 1_000 - seconds
+            toy.later(seconds)
+        assert clients.TAKE_SECONDS_MAX < seconds <= clients.TAKE_SECONDS_MAX + 20
 
     with_toy(scene)
 

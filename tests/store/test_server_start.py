@@ -51,6 +51,7 @@ def test_the_example_is_a_configuration() -> None:
         ({"w": 4}, "`w` must be from 1 to n, which is 3"),
         ({"r": 0}, "`r` must be from 1 to n, which is 3"),
         ({"http_port": 70_000}, "`http_port` must be from 0 (any free port) to 65535"),
+        ({"frame_bytes_max": 1_000_000}, "`frame_bytes_max` must have room for `value_bytes_max`"),
         ({"token_ranges": 0}, "`token_ranges` must be at least 1"),
         ({"request_timeout": 5}, "the nearest known one is `request_timeout_ms`"),
         ({"mode": "newest"}, "Invalid enum value 'newest' - at `$.mode`"),
