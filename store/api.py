@@ -216,6 +216,7 @@ class Api:
             "replica": self._replica,
             "hints": self._hints,
             "digest": self._digest,
+            "anti-entropy": self._anti_entropy,
         }
 
     async def handle(self, request: Request, *, forwarded: bool = False) -> bytes:
@@ -417,6 +418,9 @@ class Api:
             for target, key, record in self._node.hints.pending()
         ]
         return encode_json(200, hints)
+
+    def _anti_entropy(self, rest: list[str]) -> bytes:
+        return encode_json(200, self._node.anti_entropy.status())
 
     def _digest(self, rest: list[str]) -> bytes:
         return encode_json(200, {str(r): d for r, d in self._node.replica.digests().items()})

@@ -63,6 +63,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     horizon_mark_ms: int = 10_000
     """How often the horizon is written to the log and told to peers, so that it outlives this node."""
 
+    anti_entropy: bool = True
+    """Whether this node compares its hash trees with other home replicas', and repairs what differs. It answers always."""
+    anti_entropy_interval_ms: int = 5_000
+    anti_entropy_bytes_per_second: int = 16 << 20
+
     clock_entries_max: int = 10
     siblings_warn: int = 25
     siblings_max: int = 100

@@ -8,7 +8,7 @@ import msgspec
 
 from store import messages, versions
 from store.api import KEY_BYTES_MAX, Request
-from store.messages import Forward, Message, Read, ReadDone, Write
+from store.messages import EntriesDone, Forward, Message, Read, ReadDone, Repair, Write
 from store.runtime import BadMessage
 from store.versions import BadRecord
 
@@ -30,6 +30,10 @@ def opened(frame: bytes, members: Container[str]) -> Message:
                     versions.check(message.record)
             case Read():
                 _key(message.key)
+            case Repair() | EntriesDone():
+                for key, record in message.items:
+                    _key(key)
+                    versions.check(record)
             case _:
                 pass
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:

@@ -156,6 +156,11 @@ class TokenRange:
         return tree
 
     @property
+    def ready(self) -> bool:
+        """Whether `built` returns at once, or nearly."""
+        return self.tree is not None or len(self.records) <= BULK_MIN
+
+    @property
     def crowded(self) -> bool:
         """Whether the tree has become too shallow for what it holds."""
         return self.tree is not None and len(self.records) > 2 * len(self.tree.leaves)

@@ -71,7 +71,106 @@ class Age(msgspec.Struct, frozen=True, array_like=True, tag=55, gc=False):
     life: int
 
 
-Message = Write | WriteDone | Read | ReadDone | Forward | ForwardDone | Gossip | Ping | Pong | Age
+class Roots(msgspec.Struct, frozen=True, array_like=True, tag=20, gc=False):
+    """These are my trees' roots of these token ranges, 8 bytes each: which differ from yours?"""
+
+    id: int
+    version: int
+    """Of the hashes (store/merkle.py)."""
+    ranges: tuple[int, ...]
+    roots: bytes
+
+
+class RootsDone(msgspec.Struct, frozen=True, array_like=True, tag=21, gc=False):
+    """(token range, depth of the tree, keys) where roots differ. `busy`: ranges whose tree is not built yet."""
+
+    id: int
+    version: int
+    differing: tuple[tuple[int, int, int], ...] = ()
+    busy: tuple[int, ...] = ()
+
+
+class Compare(msgspec.Struct, frozen=True, array_like=True, tag=22, gc=False):
+    """Of these nodes at `depth` the descendants `bits` below hash to these at mine: which differ from yours?
+
+    `nodes` ascend, packed as gaps; of each hash the three bytes from bit `shift` on are given (store/wire.py).
+    """
+
+    id: int
+    version: int
+    token_range: int
+    depth: int
+    bits: int
+    shift: int
+    nodes: bytes
+    hashes: bytes
+
+
+class CompareDone(msgspec.Struct, frozen=True, array_like=True, tag=23, gc=False):
+    """One bit for each hash, set where it differs; None if the question does not fit the tree here."""
+
+    id: int
+    differing: bytes | None
+
+
+class Entries(msgspec.Struct, frozen=True, array_like=True, tag=24, gc=False):
+    """In these nodes I hold entries with these digests (4 bytes of the hash from bit `shift` on, `counts` for each node)."""
+
+    id: int
+    version: int
+    token_range: int
+    depth: int
+    shift: int
+    nodes: bytes
+    counts: bytes
+    digests: bytes
+
+
+class More(msgspec.Struct, frozen=True, array_like=True, tag=25, gc=False):
+    """Go on with the entries that you began to send as the answer to `session`."""
+
+    id: int
+    session: int
+
+
+class EntriesDone(msgspec.Struct, frozen=True, array_like=True, tag=26, gc=False):
+    """`wanted`: one bit for each digest that the answerer lacks. `items`: (key, record) of what the asker lacks, of which
+    `left` are still to come; -1: this cannot be answered."""
+
+    id: int
+    wanted: bytes
+    items: tuple[tuple[bytes, bytes], ...]
+    left: int
+
+
+class Repair(msgspec.Struct, frozen=True, array_like=True, tag=27, gc=False):
+    """Join these (key, record) into yours, durably, then answer."""
+
+    id: int
+    items: tuple[tuple[bytes, bytes], ...]
+
+
+class RepairDone(msgspec.Struct, frozen=True, array_like=True, tag=28, gc=False):
+    id: int
+
+
+ExchangeRequest = Roots | Compare | Entries | More | Repair
+ExchangeReply = RootsDone | CompareDone | EntriesDone | RepairDone
+
+Message = (
+    Write
+    | WriteDone
+    | Read
+    | ReadDone
+    | Forward
+    | ForwardDone
+    | Gossip
+    | Ping
+    | Pong
+    | Age
+    | ExchangeRequest
+    | ExchangeReply
+)
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Message).decode

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from store import api, door, messages, metrics
+from store.antientropy import AntiEntropy
 from store.api import Api, BadRequest, RequestParser
 from store.config import Config
 from store.coordinator import Coordinator
@@ -49,6 +50,9 @@ class Node:
             self.calls,
             self.metrics,
         )
+        self.anti_entropy = AntiEntropy(
+            config, runtime, self.replica, self.calls, self.gossip, lambda r: self.ring.order(r)[: config.n]
+        )
         self.api = Api(self)
         self.forwarding = Forwarding(
             config,
@@ -86,6 +90,7 @@ class Node:
         self.gossip.start(self.epochs.generation)
         self.hints.start()
         self.horizon.start((self.runtime.draw("horizon-life") >> 2) + 1)
+        self.anti_entropy.start()
         self.runtime.log(
             f"serving: start {self.epochs.generation}, {len(self.replica)} keys, {len(self.hints.pending())} hints, "
             f"{found.bytes_cut} bytes of torn tail cut, {found.bad_records} damaged records skipped"
@@ -99,6 +104,7 @@ class Node:
         message = door.opened(frame, members)
         if self.gossip.heard(src):
             self.hints.back(src)
+            self.anti_entropy.back(src)
         match message:
             case Write():
                 self._write(src, message)
@@ -106,12 +112,24 @@ class Node:
                 self._read(src, message)
             case WriteDone() | ReadDone() | ForwardDone() | Pong():
                 self.calls.answered(src, message.id, message)
+            case (
+                messages.RootsDone() | messages.CompareDone() | messages.EntriesDone() | messages.RepairDone()
+            ):
+                self.calls.answered(src, message.id, message)
             case Forward():
                 self.forwarding.received(src, message)
             case messages.Age():
                 self.horizon.received(src, message)
             case messages.Gossip():
                 self.gossip.received(src, message)
+            case (
+                messages.Roots()
+                | messages.Compare()
+                | messages.Entries()
+                | messages.More()
+                | messages.Repair()
+            ):
+                self.anti_entropy.received(src, message)
             case Ping():
                 self.runtime.net.send(src, messages.encode(Pong(message.id)))
 
