@@ -12,6 +12,7 @@ from checkers.convergence import Convergence
 from checkers.inert import Faults
 from checkers.lost_writes import LostWrites
 from checkers.resurrection import Resurrection
+from checkers.scene import Scene
 from checkers.set_full import SetFull
 from checkers.siblings import Siblings
 from checkers.verdict import Checker, Valid, Verdict
@@ -26,6 +27,7 @@ CHECKERS: dict[str, type[Checker]] = {
     "cart": Cart,
     "availability": Availability,
     "faults": Faults,
+    "scene": Scene,
 }
 """`sunder check --checker` takes these names."""
 

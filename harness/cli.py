@@ -85,7 +85,10 @@ def _attributes(option: Option) -> dict[str, Any]:
 @click.option("--dry-run", is_flag=True, help="print the faults this seed would strike with, and run nothing")
 @click.option("--json", "as_json", is_flag=True, help="the outcome as one line of JSON")
 @click.option(
-    "--list", "names", is_flag=True, help="print every combination, workload, nemesis, checker and mutant"
+    "--list",
+    "names",
+    is_flag=True,
+    help="print every combination, scene, workload, nemesis, checker and mutant",
 )
 def run(config: Path | None, dry_run: bool, as_json: bool, names: bool, **flags: Any) -> int:
     """Run one test and judge it.
@@ -97,6 +100,7 @@ def run(config: Path | None, dry_run: bool, as_json: bool, names: bool, **flags:
     \b
         sunder run --nemesis partition,kill --time 30s
         sunder run --combination handoff-only --seed 7
+        sunder run --scene stale-rejoin
         sunder run --mutant no-dots --json
         sunder run --world docker --time 60s
     """

@@ -20,6 +20,7 @@ import msgspec
 import checkers
 from checkers.verdict import Valid, Verdict, compose
 from harness.interpreter import FaultNemesis, interpret
+from harness.scenes import SCENES, stage
 from harness.settings import Settings
 from harness.sim.draws import Draws
 from harness.sim.world import SimWorld
@@ -101,6 +102,8 @@ def judge(history: History, names: list[str] | None = None) -> tuple[Valid, str,
     if names is None:
         workload = WORKLOADS.get(history.header.workload)
         names = list(workload.checkers) if workload else list(checkers.CHECKERS)
+        if workload and "scene" in history.header.guarantees:
+            names.insert(0, "scene")
     verdicts = checkers.check_all(history, names)
     verdict = compose(verdicts)
     return verdict, sentence(verdict, verdicts), verdicts
@@ -197,6 +200,8 @@ class _Run:
         self.folder = folder
         self.progress = progress
         self.workload: Workload = WORKLOADS[settings.workload]
+        self.scene = SCENES[settings.scene] if settings.scene is not None else None
+        self.cast: stage.Cast | None = None
         self.options = Options(keys=settings.keys, rate=settings.rate, n=settings.n)
         self.draw = Draws(seed)
         self.world = build_world(settings, seed, folder)
@@ -206,7 +211,10 @@ class _Run:
             workload=settings.workload,
             seed=seed,
             nodes=self.world.nodes,
-            guarantees=dynamo.guarantees(settings),
+            guarantees={
+                **dynamo.guarantees(settings),
+                **(stage.guarantee(self.scene, settings.mode) if self.scene else {}),
+            },
             families=settings.nemesis,
             mechanisms={f: self.world.support(f).mechanism for f in settings.nemesis},
             config=configuration(settings),
@@ -260,6 +268,14 @@ class _Run:
     async def _main(self) -> list[str]:
         try:
             await self.world.start()
+            if self.scene is not None:
+                self.cast = await stage.cast(
+                    self.scene,
+                    list(self._probes.values()),
+                    self.recorder,
+                    self.settings.n,
+                    self.draw("scene"),
+                )
             self._phase("safety")
             observers = [
                 self.world.spawn(self._observe(node), name=f"observe-{node}") for node in self.world.nodes
@@ -284,6 +300,9 @@ class _Run:
         time_ns = int(self.settings.time_seconds * 1e9)
         if self.schedule is not None:
             generator: Generator = Scripted(self.schedule)
+        elif self.scene is not None:
+            assert self.cast is not None
+            generator = Scripted(stage.schedule(self.scene, self.cast, self.world.nodes, end_ns=time_ns))
         else:
             drawn = faults_of(self.settings, self.seed)
             faults = Schedule(
@@ -331,7 +350,7 @@ class _Run:
 
     async def _final(self) -> None:
         self._phase("final")
-        keys = self.workload.keys(self.options)
+        keys = list(self.cast.keys.values()) if self.cast else self.workload.keys(self.options)
         for node in self.world.nodes:
             if await self._look("homes", self._probes[node], keys=keys) is not None:
                 break
@@ -373,6 +392,9 @@ class _Run:
             await self._look("hints", probe)
             if turn % 2 == 0 or self.phase != "safety" or self.settings.nemesis:
                 await self._look("digest", probe)
+            if self.cast is not None:
+                await self._look("records", probe, keys=list(self.cast.keys.values()))
+                await self._look("metrics", probe)
             if self.progress is not None:
                 self.progress(self._progress())
 
@@ -392,6 +414,10 @@ class _Run:
                 asking = probe.digest()
             case "homes":
                 asking = probe.homes(keys or [])
+            case "records":
+                asking = probe.records(keys or [])
+            case "metrics":
+                asking = probe.metrics()
             case _:
                 asking = probe.replica()
         invocation = Op(PROBE, "invoke", f, None, node=probe.node, meta=meta)

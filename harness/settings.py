@@ -51,6 +51,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     checkers: tuple[str, ...] | None = None
     """None: those that the workload names."""
     combination: str | None = None
+    scene: str | None = None
     name: str | None = None
     runs: str = "runs"
     leave_running: bool = False
@@ -60,7 +61,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def title(self) -> str:
         """What the run is called in paths and headers."""
-        return self.name or self.combination or self.workload
+        return self.name or self.scene or self.combination or self.workload
 
 
 def duration_seconds(text: str | float) -> float:
@@ -100,7 +101,7 @@ def unknown(kind: str, word: object, known: Iterable[str]) -> UsageProblem:
 
 
 def known_names(kind: str) -> tuple[str, ...]:
-    """Every name of a kind: workload, nemesis, world, checker, mutant or combination."""
+    """Every name of a kind: workload, nemesis, world, checker, mutant, combination or scene."""
     match kind:
         case "workload":
             from workloads import WORKLOADS
@@ -118,6 +119,10 @@ def known_names(kind: str) -> tuple[str, ...]:
             from harness.standard import COMBINATIONS
 
             return tuple(COMBINATIONS)
+        case "scene":
+            from harness.scenes import SCENES
+
+            return tuple(SCENES)
         case "nemesis":
             return FAMILIES
         case "world":
@@ -232,6 +237,9 @@ def _one_of(literal: object) -> Callable[[Any], str]:
 
 OPTIONS: tuple[Option, ...] = (
     Option("combination", _text, "NAME", "begin from a standard combination", kind="combination"),
+    Option(
+        "scene", _text, "NAME", "play this scene (docs/scenes.md); `help` tells of all of them", kind="scene"
+    ),
     Option("workload", _text, "NAME", "what clients ask", kind="workload"),
     Option("nemesis", _names, "NAMES", "fault families with commas between them, or none", kind="nemesis"),
     Option("world", _text, "NAME", "sim (the simulator) or docker (containers)", kind="world"),
@@ -363,9 +371,9 @@ def resolve(
         **fields_of(variables(environment or {}), source="the environment"),
         **fields_of(flags or {}, source=""),
     }
-    if own.get("mutant") is not None and not {"combination", "workload", "nemesis"} & own.keys():
+    if own.get("mutant") is not None and not {"combination", "workload", "nemesis", "scene"} & own.keys():
         own["combination"] = exposing(own["mutant"])
-    settings = Settings(**{**base(own.get("combination"), own.get("world")), **own})
+    settings = Settings(**{**base(own.get("combination"), own.get("world"), own.get("scene")), **own})
     validate(settings)
     return settings
 
@@ -379,9 +387,16 @@ def exposing(mutant: str) -> str:
     return MUTANTS[mutant].combination
 
 
-def base(combination: str | None, world: str | None) -> dict[str, Any]:
-    """What is the case before anything is said: the combination's settings, else every family that the world makes."""
+def base(combination: str | None, world: str | None, scene: str | None = None) -> dict[str, Any]:
+    """What is the case before anything is said: the scene's settings or the combination's, else every family that the
+    world makes."""
     fields: dict[str, Any] = {}
+    if scene is not None:
+        from harness.scenes import SCENES
+
+        if scene not in SCENES:
+            raise unknown("scene", scene, SCENES)
+        fields = dict(SCENES[scene].settings)
     if combination is not None:
         from harness.standard import COMBINATIONS
 
@@ -402,6 +417,7 @@ def validate(s: Settings) -> None:
         ("world", (s.world,)),
         ("checker", s.checkers or ()),
         ("mutant", (s.mutant,) if s.mutant is not None else ()),
+        ("scene", (s.scene,) if s.scene is not None else ()),
     ):
         for name in names:
             if name not in (known := known_names(kind)):
@@ -414,7 +430,12 @@ def validate(s: Settings) -> None:
 def _contradictions(s: Settings) -> tuple[tuple[bool, str], ...]:
     cannot = [f for f in s.nemesis if f not in FAMILIES_OF[s.world]]
     can = ",".join(FAMILIES_OF[s.world])
+    fixed = _fixed_by_scene(s)
     return (
+        (
+            bool(fixed),
+            f"the scene {s.scene} has its own {', '.join(fixed)}: leave that out, or leave the scene out",
+        ),
         (s.nodes < 1, f"nodes={s.nodes} leaves nothing to test: ask for at least one node"),
         (s.n < 1, f"n={s.n} keeps no replica: choose n of at least 1"),
         (
@@ -453,6 +474,38 @@ def _contradictions(s: Settings) -> tuple[tuple[bool, str], ...]:
     )
 
 
+OPEN_IN_SCENES = frozenset(
+    (
+        "scene",
+        "world",
+        "seed",
+        "mutant",
+        "mode",
+        "read_repair",
+        "hinted_handoff",
+        "sloppy",
+        "recovery_seconds",
+        "checkers",
+        "name",
+        "runs",
+        "leave_running",
+    )
+)
+"""What may be said beside a scene: its story needs the rest as it is."""
+
+
+def _fixed_by_scene(s: Settings) -> list[str]:
+    """The settings that a scene has of its own, and that somebody said otherwise."""
+    if s.scene is None:
+        return []
+    plain = Settings(**base(None, s.world, s.scene))
+    return [
+        o.name
+        for o in OPTIONS
+        if o.field not in OPEN_IN_SCENES and getattr(s, o.field) != getattr(plain, o.field)
+    ]
+
+
 def written(s: Settings, *, only: Iterable[str] | None = None) -> dict[str, Any]:
     """The settings as a file would hold them (keys of OPTIONS, plain JSON values); `resolve(file=...)` reads it back."""
     fields = set(BY_FIELD if only is None else only)
@@ -481,10 +534,10 @@ def flags(s: Settings, *, also: Iterable[str] = ()) -> list[str]:
     """The shortest flags that make these settings again, seed included. Fields in `also` are spelt out in any case:
     an environment variable would say otherwise."""
     spelt = set(also)
-    if s.mutant is not None and s.combination is None:
+    if s.mutant is not None and s.combination is None and s.scene is None:
         # Said in so many words, or the mutant would begin from the combination that shows it.
         spelt.add("workload")
-    fields: dict[str, Any] = {**base(s.combination, s.world), "combination": s.combination}
+    fields: dict[str, Any] = {**base(s.combination, s.world, s.scene), "combination": s.combination}
     plain = Settings(**fields)
     words: list[str] = []
     for option in OPTIONS:

@@ -20,6 +20,8 @@ from harness import environment as surroundings
 from harness import exits, results, screen
 from harness import settings as configuration
 from harness.mutants import apply
+from harness.scenes import SCENES
+from harness.scenes.stage import told
 from harness.settings import Settings
 from harness.standard import COMBINATIONS
 
@@ -32,6 +34,8 @@ WITNESS_MAX = 8
 
 def run(flags: Mapping[str, Any], *, config: Path | None, dry_run: bool, as_json: bool) -> int:
     """Returns the exit code. Raises UsageProblem."""
+    if flags.get("scene") in ("help", "list"):
+        return show_scenes()
     file = configuration.read_yaml(config) if config is not None else {}
     settings = configuration.resolve(flags, os.environ, file, file_name=str(config))
     if settings.seed is None:
@@ -304,10 +308,15 @@ def witness(verdicts: Sequence[Verdict], history: History, told: str) -> list[st
 
 
 def show_plan(settings: Settings) -> int:
-    """Prints the faults that this seed would strike with, and runs nothing."""
+    """Prints the faults that this seed would strike with (of a scene: its story), and runs nothing."""
     from harness import runner
 
     assert settings.seed is not None
+    if settings.scene is not None:
+        for at_s, says in told(SCENES[settings.scene], {}):
+            screen.out(f"{at_s:8.3f} s  {says}")
+        screen.note(f"seed {settings.seed}: nothing was run; the ring says who sits where when a run begins")
+        return exits.VALID
     for timed in runner.faults_of(settings, settings.seed):
         content = msgspec.to_builtins(timed.fault)
         tag = content.pop("fault")
@@ -332,9 +341,20 @@ def _told(content: dict[str, Any]) -> str:
     return "  ".join(words)
 
 
+def show_scenes() -> int:
+    """Prints every scene with its story."""
+    for scene in SCENES.values():
+        screen.out(screen.paint(scene.name, "bold"))
+        screen.out(f"    {scene.sentence}")
+        for at_s, says in told(scene, {}):
+            screen.out(f"    {at_s:6.1f} s  {says}")
+    screen.note("Play one with `sunder run --scene NAME`, in containers with `--world docker`.")
+    return exits.VALID
+
+
 def show_names() -> int:
     """Prints every name that the options take, each with a sentence."""
-    for kind in ("combination", "workload", "nemesis", "checker", "mutant"):
+    for kind in ("combination", "scene", "workload", "nemesis", "checker", "mutant"):
         screen.out(screen.paint(f"{kind}s" if kind != "nemesis" else "nemeses", "bold"))
         for name, sentence in sentences(kind).items():
             screen.out(f"    {name:28} {sentence}".rstrip())
@@ -346,6 +366,8 @@ def sentences(kind: str) -> dict[str, str]:
     match kind:
         case "combination":
             return {c.name: c.sentence for c in COMBINATIONS.values()}
+        case "scene":
+            return {s.name: s.sentence for s in SCENES.values()}
         case "mutant":
             from harness.mutants.catalog import MUTANTS
 

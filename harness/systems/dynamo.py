@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from base64 import b64decode
 from functools import lru_cache
+from math import isnan
 from typing import Any
 from urllib.parse import quote
 
@@ -156,6 +157,20 @@ def body_id(body: bytes) -> int:
     return decode(body, Body).id
 
 
+def samples(page: bytes) -> dict[str, float]:
+    """Prometheus text as sample -> number.
+
+    >>> samples(b'# TYPE a counter\\na{op="put"} 3\\nb NaN\\n')
+    {'a{op="put"}': 3.0}
+    """
+    found: dict[str, float] = {}
+    for line in page.decode().splitlines():
+        name, _, number = line.rpartition(" ")
+        if name and not line.startswith("#") and not isnan(value := float(number)):
+            found[name] = value
+    return found
+
+
 class Probe:
     """Looks at single nodes, past the quorum, and repairs nothing by looking. Silence and Refused pass through."""
 
@@ -164,17 +179,42 @@ class Probe:
         self._transport = transport
 
     async def _page(self, path: str) -> Any:
+        return msgspec.json.decode(await self._bytes(path))
+
+    async def _bytes(self, path: str) -> bytes:
         request = f"GET {path} HTTP/1.1\r\nHost: {self.node}\r\n\r\n".encode()
         response = await self._transport.request(request, PROBE_TIMEOUT_NS)
         if int(response[9:12]) != 200:
             raise Silence(f"{path}: status {int(response[9:12])}")
-        return msgspec.json.decode(response.partition(b"\r\n\r\n")[2])
+        return response.partition(b"\r\n\r\n")[2]
 
     async def replica(self) -> tuple[dict[str, list[int]], list[str]]:
         """(key -> ids held, keys that hold a tombstone)."""
         held: dict[str, Any] = await self._page(f"/admin/replica/{BUCKET}")
         ids = {key: [body_id(b64decode(v)) for v in record["values"]] for key, record in sorted(held.items())}
         return ids, [key for key, record in sorted(held.items()) if record["tombstones"]]
+
+    async def records(self, keys: list[str]) -> dict[str, dict[str, Any]]:
+        """Of those keys that this node holds as a home replica: `ids`, `clock` (actor -> counter), `tombstones`."""
+        held: dict[str, Any] = await self._page(f"/admin/replica/{BUCKET}")
+        return {
+            key: {
+                "ids": [body_id(b64decode(v)) for v in record["values"]],
+                "clock": dict(record["clock"]),
+                "tombstones": record["tombstones"],
+            }
+            for key in keys
+            if (record := held.get(key)) is not None
+        }
+
+    async def metrics(self) -> dict[str, float]:
+        """Every sample of `/metrics` by its name with labels; what is no number is left out."""
+        return samples(await self._bytes("/metrics"))
+
+    async def order(self, key: str) -> list[str]:
+        """Every node in the key's order of preference."""
+        page: dict[str, Any] = await self._page(f"/admin/preference-list/{BUCKET}/{quote(key, safe='')}")
+        return [*page["homes"], *page["fallbacks"]]
 
     async def hints(self) -> list[list[Any]]:
         """[target, key, ids] of every durable hint."""
