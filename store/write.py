@@ -31,6 +31,8 @@ class Write:
         own = coordinator.replica.store(key, encoded) if place.is_home else None
         self._homes = place.homes
         self._fallbacks: Iterator[str] = iter(place.fallbacks)
+        self._passed: list[str] = []
+        """Fallbacks that seemed down when their turn came."""
         self._covered: set[str] = set()
         """Home replicas that have the write, or for which a durable hint exists."""
         self._standing_in: dict[str, str] = {}
@@ -103,13 +105,30 @@ class Write:
             self._kept(c.hints.store(home, self._key, self._encoded), home)
             return
         for fallback in self._fallbacks:
-            if fallback != node and c.gossip.up(fallback):
+            if fallback == node:
+                continue
+            if not c.gossip.up(fallback):
+                self._passed.append(fallback)
+            else:
                 self._standing_in[fallback] = home
                 self._asked.add(fallback)
                 frame = messages.encode(messages.Write(self._id, self._key, self._encoded, home))
                 c.runtime.net.send(fallback, frame)
                 return
         self._keep_hint(home)
+        self._ask_suspects(home)
+
+    def _ask_suspects(self, home: str) -> None:
+        """Nobody else seems up. That is a belief, and no reason to refuse a write: who answers all the same counts."""
+        net = self._c.runtime.net
+        if home not in self._asked:
+            self._asked.add(home)
+            net.send(home, messages.encode(messages.Write(self._id, self._key, self._encoded)))
+        for fallback in self._passed:
+            self._standing_in[fallback] = home
+            self._asked.add(fallback)
+            net.send(fallback, messages.encode(messages.Write(self._id, self._key, self._encoded, home)))
+        self._passed.clear()
 
     def _keep_hint(self, home: str) -> None:
         """Nobody else is left: this node keeps the hint. It makes no further copy, and so does not count towards W."""
