@@ -11,6 +11,7 @@ import pytest
 from checkers import CHECKERS
 from harness.cli import cli
 from harness.mutants.catalog import MUTANTS
+from harness.scenes import SCENES
 from harness.standard import COMBINATIONS
 from nemeses.fault import FAMILIES
 from workloads import WORKLOADS
@@ -33,6 +34,7 @@ def in_docs(page: str, names: list[str]) -> list[str]:
         ("faults.md", list(FAMILIES)),
         ("mutants.md", list(MUTANTS)),
         ("standard.md", list(COMBINATIONS)),
+        ("scenes.md", list(SCENES)),
         ("commands.md", [f"sunder {name}" for name in cli.commands]),
     ],
 )

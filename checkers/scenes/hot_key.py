@@ -113,4 +113,5 @@ def _reads_spread(s: Stage) -> Claim:
         held=min(shares.values()) >= READ_SHARE_MIN and strangers <= total / 20,
         seen=", ".join(f"{node} {share:.0%}" for node, share in shares.items())
         + f" of {total:.0f} reads served for other nodes; {strangers:.0f} beside them",
+        steps=tuple((o, f"{node} had served {served[node]:.0f} reads") for node, o in s.metrics.items()),
     )

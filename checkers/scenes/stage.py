@@ -81,21 +81,17 @@ class Stage:
                 found.append(Look(o, tuple(record["ids"]), record["clock"]))
         return found
 
+    @property
+    def metrics(self) -> dict[str, Operation]:
+        """Each node's last look at its metrics."""
+        return {o.node: o for o in self.history.observed("metrics") if o.node is not None}
+
     def metric(self, name: str) -> dict[str, float]:
         """Each node's last seen value of a metric, all labels added up."""
-        last: dict[str, float] = {}
-        for o in self.history.observed("metrics"):
-            if o.node is not None:
-                last[o.node] = sum(v for sample, v in o.value.items() if sample.partition("{")[0] == name)
-        return last
-
-    def sample(self, sample: str) -> dict[str, float]:
-        """Each node's last seen value of one sample, labels and all."""
-        last: dict[str, float] = {}
-        for o in self.history.observed("metrics"):
-            if o.node is not None:
-                last[o.node] = o.value.get(sample, 0.0)
-        return last
+        return {
+            node: sum(v for sample, v in o.value.items() if sample.partition("{")[0] == name)
+            for node, o in self.metrics.items()
+        }
 
 
 def end(o: Operation) -> int:
