@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from checkers.verdict import Valid, Verdict
-from harness import junit
+from harness import junit, samples
 from harness import settings as configuration
 from harness.settings import Settings, UsageProblem
 from history import schedule as schedules
@@ -33,6 +33,7 @@ REPORT = "report.html"
 JUNIT = "junit.xml"
 REPRO = "repro.sh"
 NODES = "nodes"
+METRICS = samples.FILE
 LATEST = "latest"
 
 

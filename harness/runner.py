@@ -19,6 +19,7 @@ import msgspec
 
 import checkers
 from checkers.verdict import Valid, Verdict, compose
+from harness import samples
 from harness.interpreter import FaultNemesis, interpret
 from harness.scenes import SCENES, stage
 from harness.settings import Settings
@@ -227,6 +228,7 @@ class _Run:
         self.recorder = Recorder(self.counted if progress else self.sink, self.world.now_ns)
         self.nemesis = FaultNemesis(self.world)
         self.observing = True
+        self.samples = samples.Writer(folder / samples.FILE) if folder is not None else None
         self.phase = "safety"
         self._probes = {node: self._probe(node) for node in self.world.nodes}
 
@@ -241,6 +243,8 @@ class _Run:
             error = traceback.format_exc()
         finally:
             self.sink.close()
+            if self.samples is not None:
+                self.samples.close()
         journal = self.sink.bytes() if isinstance(self.sink, MemoryJournal) else self.sink.path.read_bytes()
         history = read(journal)
         verdict, text, verdicts = judge(
@@ -266,8 +270,11 @@ class _Run:
         )
 
     async def _main(self) -> list[str]:
+        collector = samples.Collector(self.world, self.samples.take) if self.samples is not None else None
         try:
             await self.world.start()
+            if collector is not None:
+                collector.start()
             if self.scene is not None:
                 self.cast = await stage.cast(
                     self.scene,
@@ -289,6 +296,8 @@ class _Run:
             await self._final()
             return errors
         finally:
+            if collector is not None:
+                collector.stop()
             await self.world.stop()
 
     def _phase(self, name: str) -> None:

@@ -69,6 +69,10 @@ class World(Protocol):
         """A way to `node`'s HTTP port. `client` names who asks ("3", "probe"): it keys the simulator's draws."""
         ...
 
+    async def scrape(self, node: str) -> bytes | None:
+        """The node's metrics page; None while it cannot answer. In the simulator nobody in the world notices."""
+        ...
+
     async def inject(self, fault: Fault) -> Evidence:
         """Does what the fault says and reports what was seen. Raises Unsupported."""
         ...

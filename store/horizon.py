@@ -134,6 +134,7 @@ class Horizon:
             self._wall_at_start_ns, clock.wall_ns() - (clock.mono_ns() - self._started_ns)
         )
         behind_ns = max(self.lags_ns().values(), default=0)
+        self._look()
         try:
             # A mark that is lost leaves an older one, which says that everything is older.
             self._log.append(packed(MARK, self.stamp(), behind_ns.to_bytes(8, "big")))
@@ -187,12 +188,18 @@ class Horizon:
             if since is None:
                 if pair in self._restored_pairs:
                     since = self._origin()
-                else:  # the ring has changed since the last look, which it cannot have done before
-                    since = self._first_seen_ns.setdefault(pair, self._looked_ns)
+                else:  # the ring has changed since the last look, and not before it
+                    since = self._first_seen_ns.get(pair, self._looked_ns)
             if since < oldest.get(pair[1], now + 1):
                 oldest[pair[1]] = since
-        self._looked_ns = now
         return {peer: now - since for peer, since in oldest.items()}
+
+    def _look(self) -> None:
+        """Notes the pairs that a change of the ring has brought."""
+        for pair in self._pairs():
+            if pair not in self._restored_pairs:
+                self._first_seen_ns.setdefault(pair, self._looked_ns)
+        self._looked_ns = self._mono_ns()
 
     def age_ns(self) -> int:
         """The horizon."""

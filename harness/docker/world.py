@@ -24,7 +24,7 @@ from harness.docker.partition import Partitioner
 from harness.docker.reap import reap, remove
 from harness.docker.shell import Shell
 from harness.docker.transport import HttpTransport
-from harness.world import Support, Unsupported
+from harness.world import Refused, Silence, Support, Unsupported
 from nemeses.fault import (
     Evidence,
     Fault,
@@ -48,6 +48,9 @@ DIRECTORY = "/var/lib/sunder"
 """The nodes' data directory: a tmpfs, so that it costs no disk. It outlives the process and goes with the container."""
 
 DIRECTORY_BYTES_MAX = 512 << 20
+
+SCRAPE = b"GET /metrics HTTP/1.1\r\nHost: node\r\n\r\n"
+SCRAPE_NS = 1_000_000_000
 
 START_S = 60.0
 """How long the nodes may take to answer at the start of a run."""
@@ -90,6 +93,7 @@ class DockerWorld:
         self._creating: set[asyncio.Task[Any]] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._transports: list[HttpTransport] = []
+        self._scrapers: dict[str, HttpTransport] = {}
         self._partitioner: Partitioner | None = None
         self._turn = asyncio.Lock()
         self._started_ns: int | None = None
@@ -343,6 +347,17 @@ class DockerWorld:
         made = HttpTransport(lambda: (self._addresses[node], HTTP_PORT))
         self._transports.append(made)
         return made
+
+    async def scrape(self, node: str) -> bytes | None:
+        transport = self._scrapers.get(node)
+        if transport is None:
+            transport = self._scrapers[node] = self.transport(node, client="metrics")
+        try:
+            response = await transport.request(SCRAPE, SCRAPE_NS)
+        except (Refused, Silence):
+            return None
+        head, _, page = response.partition(b"\r\n\r\n")
+        return page if head.startswith(b"HTTP/1.1 200") else None
 
     # Faults
 

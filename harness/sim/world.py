@@ -66,6 +66,10 @@ class SimNode(Protocol):
         """One whole HTTP request for one whole response."""
         ...
 
+    def exposition(self) -> bytes:
+        """Its metrics page. Changes nothing by being asked."""
+        ...
+
 
 Build = Callable[[str, Runtime], SimNode]
 
@@ -316,6 +320,12 @@ class SimWorld:
     def transport(self, node: str, *, client: str) -> SimTransport:
         self._know((node,))
         return SimTransport(self, self._seats[node], client)
+
+    async def scrape(self, node: str) -> bytes | None:
+        seat = self._seats[node]
+        if seat.node is None or not seat.serving or seat.state != "running":
+            return None
+        return seat.node.exposition()
 
     def client_latencies(self, client: str, node: str) -> tuple[Latencies, Latencies]:
         """The delays there and back: one stream for each pair, however often the client connects."""
