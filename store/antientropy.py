@@ -85,6 +85,16 @@ class AntiEntropy:
                 ranges.append(r)
         return ranges
 
+    def pairs(self) -> list[tuple[int, str]]:
+        """Every token range that this node is home to, with each of its other homes."""
+        node = self._config.node
+        found: list[tuple[int, str]] = []
+        for r in self._replica.ranges:
+            homes = self._homes(r)
+            if node in homes:
+                found += [(r, home) for home in homes if home != node]
+        return found
+
     def lag_ns(self, peer: str) -> int:
         """How old the oldest of this life's latest whole exchanges with the peer is; since the start where there is none."""
         oldest = min(

@@ -78,7 +78,6 @@ class Horizon:
         self._wall_at_start_ns = clock.wall_ns()
         self._metrics.begin(self._started_ns)
         self._origin_ns = self._started_ns
-        self._restored_pairs = set(self._pairs())
 
     def stamp(self) -> bytes:
         """This moment, for the log."""
@@ -112,6 +111,11 @@ class Horizon:
             self._origin_ns, self._origin_by_wall_ns = mono_ns - behind_ns, None
         else:
             self._origin_ns, self._origin_by_wall_ns = None, wall_ns - behind_ns
+
+    def restored(self) -> None:
+        """The log has told all that it holds: marks it, first of all in this life."""
+        self._restored_pairs = set(self._pairs())
+        self.mark()
 
     def start(self, life: int) -> None:
         """Begins to tell peers and to mark the log. `life`, above 0, tells this life of the node from every other."""
@@ -203,8 +207,12 @@ class Horizon:
 
     def age_ns(self) -> int:
         """The horizon."""
+        return max(self.oldest_hint_ns(), 0, *self.lags_ns().values())
+
+    def oldest_hint_ns(self) -> int:
+        """The age of the oldest hint; 0 without any."""
         now = self._mono_ns()
         since = min(self._hints.values(), default=now)
         if self._hints_by_wall:
             since = min(since, self._claimed(self._by_wall(min(self._hints_by_wall.values()))))
-        return max(now - since, 0, *self.lags_ns().values())
+        return now - since

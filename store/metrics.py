@@ -80,11 +80,6 @@ class Metrics(msgspec.Struct):
     """The most live values that a key was returned with, since the last turn of the window."""
     window: Window = msgspec.field(default_factory=Window)
 
-    exchange_bytes: int = 0
-    """Bytes of anti-entropy frames, sent and received, repairs included."""
-    tree_build_ns: int = 0
-    """How long the last build of a Merkle tree took."""
-
     hints_stored: int = 0
     hints_delivered: int = 0
     replica_writes: int = 0
@@ -158,6 +153,8 @@ class Gauges(msgspec.Struct, frozen=True, kw_only=True):
     uptime_ns: int
     horizon_ns: int = 0
     """Age that an unresolved divergence known or unknown to this node may have (store/horizon.py)."""
+    exchange_bytes: int = 0
+    tree_build_ns: int = 0
     lags_ns: Mapping[str, int] = {}
     """By peer: time since the start of the last complete exchange of the token range that is furthest behind."""
 
@@ -234,13 +231,13 @@ def _convergence(page: _Page, m: Metrics, g: Gauges) -> None:
         page.sample("dynamo_anti_entropy_lag_seconds", lag_ns / 1e9, [("peer", peer)])
     page.counter(
         "dynamo_anti_entropy_exchange_bytes_total",
-        "Bytes of anti-entropy sent and received, repairs included.",
-        m.exchange_bytes,
+        "Bytes of anti-entropy sent to peers, repairs included.",
+        g.exchange_bytes,
     )
     page.gauge(
         "dynamo_merkle_tree_build_seconds",
         "Duration of the last build of a Merkle tree.",
-        m.tree_build_ns / 1e9,
+        g.tree_build_ns / 1e9,
     )
 
 

@@ -53,6 +53,7 @@ class Node:
         self.anti_entropy = AntiEntropy(
             config, runtime, self.replica, self.calls, self.gossip, lambda r: self.ring.order(r)[: config.n]
         )
+        self.horizon.watch(self.anti_entropy.pairs, self.anti_entropy.exchanged_ns)
         self.api = Api(self)
         self.forwarding = Forwarding(
             config,
@@ -83,7 +84,7 @@ class Node:
             restorers[payload[:1]](payload)
         self.metrics.bad_records += found.bad_records
         self.metrics.records_dropped_at_recovery += found.bytes_cut > 0
-        self.horizon.mark()
+        self.horizon.restored()
         await self.epochs.start()
         self.calls.begin(self.runtime.draw("calls", self.epochs.generation) >> 2)
         self.runtime.net.on_message(self.received)
@@ -193,9 +194,10 @@ class Node:
             "siblings_max": self.metrics.siblings(),
             # The names under which the literature and dashboards ask for them.
             "quorum_failures_per_sec": self.metrics.quorum_failures_per_second(now),
-            "merkle_tree_build_latency_ms": self.metrics.tree_build_ns / 1e6,
+            "merkle_tree_build_latency_ms": self.anti_entropy.counters.build_ns / 1e6,
             "anti_entropy_lag_seconds": max(self.horizon.lags_ns().values(), default=0) / 1e9,
             "consistency_horizon_seconds": self.horizon.age_ns() / 1e9,
+            "oldest_hint_seconds": self.horizon.oldest_hint_ns() / 1e9,
             "read_repairs": self.metrics.read_repairs,
             "request_latency_p99_ms": {
                 op: _milliseconds(latencies.quantiles(0.99)[0])
@@ -217,6 +219,8 @@ class Node:
             hints_pending=self.hints.depths(),
             uptime_ns=self.runtime.clock.mono_ns() - self._started_ns,
             horizon_ns=self.horizon.age_ns(),
+            exchange_bytes=self.anti_entropy.counters.bytes_sent,
+            tree_build_ns=self.anti_entropy.counters.build_ns,
             lags_ns=self.horizon.lags_ns(),
         )
         return metrics.expose(self.metrics, gauges)
