@@ -257,6 +257,95 @@ def _same_home(history: History, key: Any, put: Operation, delete: Operation) ->
     return put.type == "ok" and put.end < delete.index and put.node == delete.node and put.node in at_home
 
 
+def sessions(history: History) -> Expected:
+    told: Any = history.header.guarantees.get("sessions")
+    agreed: dict[str, Any] = {"n": 0, "r": 1, "w": 1, "pr": 1, "pw": 1, "blocking": True, "regular": True}
+    if told:
+        agreed |= {"regular": False, **told}
+    n, regular = agreed["n"], agreed["regular"]
+
+    def reach(o: Operation) -> int:
+        if o.invoke.meta.get("final"):
+            return n or 1
+        any_, primaries = ("r", "pr") if o.f == "get" else ("w", "pw")
+        certain = o.invoke.meta.get(primaries, agreed[primaries])
+        return max(certain, o.invoke.meta.get(any_, agreed[any_])) if agreed.get("strict") else certain
+
+    found: Found = set()
+    judged = False
+    for key in _keys(history):
+        puts = _puts(history, key)
+
+        def known(o: Operation, shown: list[Any], puts: dict[Any, Operation] = puts) -> set[Any]:
+            return {v for v in shown if v in puts and puts[v].possible and puts[v].index < o.end}
+
+        answers = [
+            o for o in history.client if o.key == key and o.f in ("get", "put", "delete") and o.type == "ok"
+        ]
+        # (id, how many home replicas have it, whose, since when)
+        events: list[tuple[Any, int, Any, int]] = []
+        for o, shown in _replies(history, key):
+            if o.f != "get" or agreed["blocking"]:
+                events += [(v, reach(o), o.process, o.end) for v in known(o, shown)]
+        events += [(o.invoke.value, reach(o), o.process, o.end) for o in answers if o.f == "put"]
+
+        def frontier(
+            before: int, process: Any, puts: dict[Any, Operation] = puts, events: Any = events
+        ) -> Any:
+            """What was established before an event (in one session, or in any): id -> reach."""
+            reached: dict[Any, int] = {}
+            for v, r, who, end in events:
+                if end < before and process in (None, who):
+                    reached[v] = max(r, reached.get(v, 0))
+            return {
+                v: r
+                for v, r in reached.items()
+                if not any(u != v and v in _anc(puts, {u}) and r <= reached[u] for u in reached)
+            }
+
+        def gone(v: Any, read: Operation, key: Any = key, puts: dict[Any, Operation] = puts) -> bool:
+            deletes = _deletes(history, key, "ok", "info")
+            return any(d.index < read.end and v in _anc(puts, _context(puts, d)) for d in deletes)
+
+        wrong: Found = set()
+        for read in (o for o in answers if o.f == "get"):
+            shown = known(read, list(read.value))
+            below = _anc(puts, shown)
+
+            def lacks(
+                v: Any, r: int, read: Operation = read, below: set[Any] = below, gone: Any = gone
+            ) -> bool:
+                return v not in below and r + reach(read) > n and not gone(v, read)
+
+            judged = judged or any(end < read.index and r + reach(read) > n for _, r, _, end in events)
+            for v, r in frontier(read.index, read.process).items():
+                if lacks(v, r):
+                    kind = "read-your-writes" if puts[v].process == read.process else "monotonic-reads"
+                    wrong.add((kind, key, (read.process, v)))
+            if regular:
+                wrong |= {
+                    ("stale-read", key, v) for v, r in frontier(read.index, None).items() if lacks(v, r)
+                }
+            for d in _deletes(history, key, "ok"):
+                if d.end < read.index and reach(d) + reach(read) > n:
+                    for v in shown & _anc(puts, _context(puts, d)):
+                        if d.process == read.process:
+                            wrong.add(("read-your-writes", key, (read.process, v)))
+                        elif regular:
+                            wrong.add(("stale-read", key, v))
+            for w in (
+                p for id, p in puts.items() if id in below and p.possible and p.process != read.process
+            ):
+                for v, r in frontier(w.index, w.process).items():
+                    since = min(e for u, s, who, e in events if (u, s, who) == (v, r, w.process))
+                    if since < read.index and v not in _anc(puts, _context(puts, w)) and lacks(v, r):
+                        kind = "monotonic-writes" if puts[v].process == w.process else "writes-follow-reads"
+                        wrong.add((kind, key, (w.invoke.value, v)))
+        if not _truncated(history, key):
+            found |= wrong
+    return _expected(found, not judged)
+
+
 def convergence(history: History) -> Expected:
     promise: Any = history.header.guarantees.get("convergence") or {}
     lww = str(history.header.guarantees.get("lost_writes") or "").startswith("lww")

@@ -13,6 +13,7 @@ from checkers.inert import Faults
 from checkers.lost_writes import LostWrites
 from checkers.resurrection import Resurrection
 from checkers.scene import Scene
+from checkers.sessions import Sessions
 from checkers.set_full import SetFull
 from checkers.siblings import Siblings
 from checkers.verdict import Checker, Valid, Verdict
@@ -23,6 +24,7 @@ CHECKERS: dict[str, type[Checker]] = {
     "siblings": Siblings,
     "resurrection": Resurrection,
     "convergence": Convergence,
+    "sessions": Sessions,
     "set_full": SetFull,
     "cart": Cart,
     "availability": Availability,

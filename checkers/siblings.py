@@ -6,12 +6,11 @@ Keys whose clock ever lost entries only count: a truncated clock forgets what it
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
-from checkers.supersession import Graph, Reply, Reused, survey
+from checkers.supersession import Descent, Graph, Reply, Reused, survey
 from checkers.verdict import Anomaly, Verdict, conclude
 from checkers.witness import Link, Step, anomaly
 from history.history import History
@@ -91,47 +90,9 @@ def _duplicates(graph: Graph) -> list[Anomaly]:
     return list(found.values())
 
 
-class _Descent:
-    """Who descends from whom, asked of values that were seen side by side.
-
-    For each ancestor that is asked about, writes known to descend from it and known not to are remembered, so that each
-    ancestor costs one walk over the graph in all, however many questions follow.
-    """
-
-    def __init__(self, graph: Graph) -> None:
-        self._contexts = graph.contexts
-        self._index = {id: op.index for id, op in graph.puts.items()}
-        self._yes: dict[Any, set[Any]] = {}
-        self._no: dict[Any, set[Any]] = {}
-
-    def __call__(self, write: Any, ancestor: Any) -> bool:
-        """Whether `write` covers `ancestor`, directly or through others."""
-        if ancestor not in self._index or write not in self._contexts:
-            return False
-        yes = self._yes.setdefault(ancestor, {ancestor})
-        no = self._no.setdefault(ancestor, set())
-        if write in yes or write in no:
-            return write in yes
-        floor = self._index[ancestor]
-        path: list[tuple[Any, Iterator[Any]]] = [(write, iter(self._contexts[write]))]
-        while path:
-            at, rest = path[-1]
-            for v in rest:
-                if v in yes:
-                    yes.update(w for w, _ in path)
-                    return True
-                if v not in no and self._index[v] > floor:
-                    path.append((v, iter(self._contexts.get(v, ()))))
-                    break
-            else:
-                no.add(at)
-                path.pop()
-        return False
-
-
 def _false_concurrency(graph: Graph) -> list[Anomaly]:
     """A value beside one that covers it. The first reply for each pair is reported."""
-    covers = _Descent(graph)
+    covers = Descent(graph)
     found: dict[tuple[Any, Any], Anomaly] = {}
     before: set[Any] = set()
     for reply in graph.replies:

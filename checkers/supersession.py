@@ -82,6 +82,44 @@ class Graph(msgspec.Struct, kw_only=True):
                 yield id, put
 
 
+class Descent:
+    """Who descends from whom, asked again and again of one key.
+
+    For each ancestor that is asked about, writes known to descend from it and known not to are remembered, so that each
+    ancestor costs one walk over the graph in all, however many questions follow.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._contexts = graph.contexts
+        self._index = {id: op.index for id, op in graph.puts.items()}
+        self._yes: dict[Any, set[Any]] = {}
+        self._no: dict[Any, set[Any]] = {}
+
+    def __call__(self, write: Any, ancestor: Any) -> bool:
+        """Whether `write` covers `ancestor`, directly or through others."""
+        if ancestor not in self._index or write not in self._contexts:
+            return False
+        yes = self._yes.setdefault(ancestor, {ancestor})
+        no = self._no.setdefault(ancestor, set())
+        if write in yes or write in no:
+            return write in yes
+        floor = self._index[ancestor]
+        path: list[tuple[Any, Iterator[Any]]] = [(write, iter(self._contexts[write]))]
+        while path:
+            at, rest = path[-1]
+            for v in rest:
+                if v in yes:
+                    yes.update(w for w, _ in path)
+                    return True
+                if v not in no and self._index[v] > floor:
+                    path.append((v, iter(self._contexts.get(v, ()))))
+                    break
+            else:
+                no.add(at)
+                path.pop()
+        return False
+
+
 def context(write: Operation) -> tuple[Any, ...]:
     """The ids whose context a put or delete used."""
     return tuple(write.invoke.meta.get("context") or ())

@@ -36,6 +36,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     n: int = 3
     r: int = 2
     w: int = 2
+    pr: int = 0
+    pw: int = 0
     time_seconds: float = 60.0
     recovery_seconds: float = 30.0
     nemesis_interval_seconds: float = 5.0
@@ -247,6 +249,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("n", _integer, "COUNT", "replicas of every key"),
     Option("r", _integer, "COUNT", "answers that a read waits for"),
     Option("w", _integer, "COUNT", "answers that a write waits for"),
+    Option("pr", _integer, "COUNT", "home replicas that must be among the answers to a read"),
+    Option("pw", _integer, "COUNT", "home replicas that must be among the answers to a write"),
     Option("time", _duration, "DURATION", "how long clients ask and faults strike", field="time_seconds"),
     Option(
         "recovery-time",
@@ -446,6 +450,8 @@ def _contradictions(s: Settings) -> tuple[tuple[bool, str], ...]:
         (s.w < 1, f"w={s.w} would write nothing: choose w between 1 and n={s.n}"),
         (s.r > s.n, f"r={s.r} answers cannot come from n={s.n} replicas: choose r between 1 and {s.n}"),
         (s.w > s.n, f"w={s.w} answers cannot come from n={s.n} replicas: choose w between 1 and {s.n}"),
+        (not 0 <= s.pr <= s.n, f"pr={s.pr} home replicas cannot be had: choose pr between 0 and n={s.n}"),
+        (not 0 <= s.pw <= s.n, f"pw={s.pw} home replicas cannot be had: choose pw between 0 and n={s.n}"),
         (s.time_seconds <= 0, f"time={s.time_seconds:g}s is no test: choose a longer time"),
         (s.recovery_seconds < 0, f"recovery-time={s.recovery_seconds:g}s is negative: choose 0s or more"),
         (

@@ -2,8 +2,9 @@
 
 from workloads.cart import ShoppingCart
 from workloads.register import Register
+from workloads.sessions import Sessions
 from workloads.set import GrowingSet
 from workloads.workload import Workload
 
-WORKLOADS: dict[str, Workload] = {w.name: w for w in (ShoppingCart(), GrowingSet(), Register())}
+WORKLOADS: dict[str, Workload] = {w.name: w for w in (ShoppingCart(), GrowingSet(), Register(), Sessions())}
 """Every workload by its name; `sunder run --workload` takes these."""

@@ -39,12 +39,21 @@ class Connection(Protocol):
         ...
 
     async def put(
-        self, key: str, body: bytes, *, context: str | None = None, w: int | None = None
+        self,
+        key: str,
+        body: bytes,
+        *,
+        context: str | None = None,
+        w: int | None = None,
+        pw: int | None = None,
     ) -> Siblings:
-        """Writes with the causal context of an earlier read (None: blind) and returns the siblings after the write."""
+        """Writes with the causal context of an earlier read (None: blind) and returns the siblings after the write. `w`
+        and `pw` as `r` and `pr` of a read."""
         ...
 
-    async def delete(self, key: str, *, context: str | None) -> Siblings:
+    async def delete(
+        self, key: str, *, context: str | None, w: int | None = None, pw: int | None = None
+    ) -> Siblings:
         """Removes what `context` covers (None only where the system keeps no contexts); returns what is left."""
         ...
 

@@ -32,11 +32,12 @@ def marks(siblings: Siblings) -> dict[str, Any]:
 
 
 async def get(connection: Connection, op: Op, n: int) -> tuple[Op, Read]:
-    """Performs `op`, a `get`: its completion, and what was read. Final reads ask all `n` home replicas.
+    """Performs `op`, a `get`: its completion, and what was read. Final reads ask all `n` home replicas, others `meta.r` and
+    `meta.pr` where it says so.
 
     A read changed nothing, heard or not: without an answer it is `fail`.
     """
-    r = pr = n if op.meta.get("final") else None
+    r, pr = (n, n) if op.meta.get("final") else (op.meta.get("r"), op.meta.get("pr"))
     try:
         siblings = await connection.get(op.key, r=r, pr=pr)
     except (Definite, Indefinite) as problem:
@@ -49,11 +50,12 @@ async def write(
     connection: Connection, op: Op, content: bytes | None, context: str | None
 ) -> tuple[Op, Read]:
     """Performs `op`, a `put` of `content` or (None) a `delete`: its completion, and the siblings after it."""
+    w, pw = op.meta.get("w"), op.meta.get("pw")
     try:
         if content is None:
-            siblings = await connection.delete(op.key, context=context)
+            siblings = await connection.delete(op.key, context=context, w=w, pw=pw)
         else:
-            siblings = await connection.put(op.key, content, context=context)
+            siblings = await connection.put(op.key, content, context=context, w=w, pw=pw)
     except Definite as problem:
         return op.completed("fail", op.value, error=str(problem)), Read()
     except Indefinite as problem:

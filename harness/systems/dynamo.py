@@ -34,6 +34,8 @@ def config(settings: Settings, node: str, peers: dict[str, str]) -> Config:
         n=settings.n,
         r=settings.r,
         w=settings.w,
+        pr=settings.pr,
+        pw=settings.pw,
         mode=settings.mode,
         sloppy=settings.sloppy,
         hinted_handoff=settings.hinted_handoff,
@@ -52,6 +54,10 @@ def guarantees(settings: Settings) -> dict[str, Any]:
             "set_full": True,
             "cart": True,
         }
+        if not set(settings.nemesis) - _KEEP_DISKS and (
+            settings.workload == "sessions" or _overlap(settings)
+        ):
+            promised["sessions"] = _sessions(settings)
     else:
         # Separate hosts have separate clocks, and a clock fault moves them apart: then newest is not last.
         skewed = settings.world != "sim" or "clock" in settings.nemesis
@@ -61,6 +67,34 @@ def guarantees(settings: Settings) -> dict[str, Any]:
         "bound_seconds": settings.recovery_seconds,
     }
     return promised
+
+
+_KEEP_DISKS = frozenset(("partition", "kill", "pause", "clock", "power"))
+"""Faults under which a home replica keeps what it acknowledged, and stays one. Others make sessions a measurement."""
+
+
+def _sessions(settings: Settings) -> dict[str, Any]:
+    """How many home replicas a request reaches that says nothing itself (checkers/sessions.py)."""
+    return {
+        "n": settings.n,
+        "r": settings.r,
+        "w": settings.w,
+        "pr": settings.pr,
+        "pw": settings.pw,
+        "strict": not (settings.sloppy and settings.hinted_handoff),
+        "blocking": settings.read_repair == "blocking",
+        "regular": True,
+    }
+
+
+def _overlap(settings: Settings) -> bool:
+    """Whether the home replicas of a read and of a write before it have one in common."""
+    strict = not (settings.sloppy and settings.hinted_handoff)
+    read, write = (
+        max(primaries, responders if strict else 0)
+        for primaries, responders in ((settings.pr, settings.r), (settings.pw, settings.w))
+    )
+    return read + write > settings.n
 
 
 def _converges_after(settings: Settings) -> str:
@@ -99,6 +133,11 @@ def _path(key: str) -> str:
     return f"/kv/{BUCKET}/{quote(key, safe='')}"
 
 
+def _quorum(*asked: tuple[str, int | None]) -> str:
+    """The part of a query that says how many must answer, as far as it is said."""
+    return "".join([f"&{name}={count}" for name, count in asked if count is not None])
+
+
 class DynamoConnection:
     """One client's connection to one node (workloads.connection.Connection)."""
 
@@ -107,8 +146,8 @@ class DynamoConnection:
         self._transport = transport
 
     async def get(self, key: str, *, r: int | None = None, pr: int | None = None) -> Siblings:
-        query = "&".join([f"{name}={n}" for name, n in (("r", r), ("pr", pr)) if n is not None])
-        target = f"{_path(key)}?{query}" if query else _path(key)
+        query = _quorum(("r", r), ("pr", pr))
+        target = f"{_path(key)}?{query[1:]}" if query else _path(key)
         status, siblings = parse(
             await self._request(f"GET {target} HTTP/1.1\r\nHost: {self.node}\r\n\r\n".encode())
         )
@@ -117,20 +156,25 @@ class DynamoConnection:
         return siblings
 
     async def put(
-        self, key: str, body: bytes, *, context: str | None = None, w: int | None = None
+        self,
+        key: str,
+        body: bytes,
+        *,
+        context: str | None = None,
+        w: int | None = None,
+        pw: int | None = None,
     ) -> Siblings:
-        return await self._write("PUT", key, body, context, w)
+        return await self._write("PUT", key, body, context, _quorum(("w", w), ("pw", pw)))
 
-    async def delete(self, key: str, *, context: str | None) -> Siblings:
-        return await self._write("DELETE", key, b"", context, None)
-
-    async def _write(
-        self, method: str, key: str, body: bytes, context: str | None, w: int | None
+    async def delete(
+        self, key: str, *, context: str | None, w: int | None = None, pw: int | None = None
     ) -> Siblings:
+        return await self._write("DELETE", key, b"", context, _quorum(("w", w), ("pw", pw)))
+
+    async def _write(self, method: str, key: str, body: bytes, context: str | None, quorum: str) -> Siblings:
         more = f"X-Causal-Context: {context}\r\n" if context else ""
-        query = "?returnbody=true" + (f"&w={w}" if w is not None else "")
         head = (
-            f"{method} {_path(key)}{query} HTTP/1.1\r\nHost: {self.node}\r\n"
+            f"{method} {_path(key)}?returnbody=true{quorum} HTTP/1.1\r\nHost: {self.node}\r\n"
             f"Content-Length: {len(body)}\r\n{more}\r\n"
         )
         status, siblings = parse(await self._request(head.encode() + body))

@@ -13,6 +13,7 @@ from checkers.convergence import Convergence
 from checkers.lost_writes import LostWrites
 from checkers.reference import Expected
 from checkers.resurrection import Resurrection
+from checkers.sessions import Sessions
 from checkers.set_full import SetFull
 from checkers.siblings import Siblings
 from checkers.verdict import ANOMALIES_MAX, Checker, Valid, Verdict
@@ -67,6 +68,12 @@ def test_siblings_decides_what_its_definition_says(history: History) -> None:
 @given(register_histories())
 def test_resurrection_decides_what_its_definition_says(history: History) -> None:
     agree(Resurrection(), history, reference.resurrection(history))
+
+
+@settings(parent=many, max_examples=1_000)
+@given(register_histories())
+def test_sessions_decides_what_its_definition_says(history: History) -> None:
+    agree(Sessions(), history, reference.sessions(history))
 
 
 @many

@@ -149,3 +149,22 @@ def test_a_store_in_lww_mode_promises_no_causality_and_less_where_clocks_differ(
     assert guarantees(settings(mode="lww", nemesis="kill"))["lost_writes"] == "lww"
     assert guarantees(settings(mode="lww", nemesis="clock"))["lost_writes"] == "lww-skewed"
     assert "siblings" not in guarantees(settings(mode="lww"))
+
+
+@pytest.mark.parametrize(
+    ("more", "promised"),
+    [
+        ({}, False),  # R + W > N, yet a sloppy quorum may be anywhere
+        ({"sloppy": False}, True),
+        ({"hinted_handoff": False}, True),
+        ({"sloppy": False, "r": 1}, False),
+        ({"pr": 2, "pw": 2}, True),
+        ({"pr": 1, "pw": 2}, False),
+        ({"workload": "sessions"}, True),  # for those requests whose own quorum overlaps
+        ({"sloppy": False, "mode": "lww"}, False),
+    ],
+)
+def test_sessions_are_promised_where_home_replicas_of_reads_and_writes_overlap(
+    more: dict[str, object], promised: bool
+) -> None:
+    assert ("sessions" in guarantees(settings(**more))) is promised

@@ -14,6 +14,7 @@ from workloads import body
 from workloads.cart import Cart, ShoppingCart
 from workloads.connection import Definite, Indefinite, Siblings
 from workloads.register import Register
+from workloads.sessions import Sessions
 from workloads.set import Elements, GrowingSet
 from workloads.workload import Options, Workload
 
@@ -40,12 +41,20 @@ class Scripted:
         return self._answer("get", key, r, pr)
 
     async def put(
-        self, key: str, body: bytes, *, context: str | None = None, w: int | None = None
+        self,
+        key: str,
+        body: bytes,
+        *,
+        context: str | None = None,
+        w: int | None = None,
+        pw: int | None = None,
     ) -> Siblings:
-        return self._answer("put", key, body, context)
+        return self._answer("put", key, body, *((w, pw) if w or pw else ()), context)
 
-    async def delete(self, key: str, *, context: str | None) -> Siblings:
-        return self._answer("delete", key, context)
+    async def delete(
+        self, key: str, *, context: str | None, w: int | None = None, pw: int | None = None
+    ) -> Siblings:
+        return self._answer("delete", key, *((w, pw) if w or pw else ()), context)
 
     def close(self) -> None:
         pass
@@ -102,6 +111,28 @@ def test_a_write_without_an_answer_is_info_and_a_refused_one_is_fail() -> None:
 def test_a_read_without_an_answer_is_fail_since_it_changed_nothing() -> None:
     history = perform(Register(), Scripted(Indefinite("silence")), Op(0, "invoke", "get", "k"))
     assert [o.type for o in history.operations] == ["fail"]
+
+
+def test_a_session_writes_with_contexts_new_old_and_none_and_with_the_quorum_that_it_was_told() -> None:
+    one, two = Siblings((register(1),), "c1"), Siblings((register(2),), "c2")
+    connection = Scripted(one, two, Siblings(), Siblings(), Siblings())
+    history = perform(
+        Sessions(),
+        connection,
+        Op(0, "invoke", "get", "k", meta={"r": 3, "pr": 3}),
+        Op(0, "invoke", "get", "k"),
+        Op(0, "invoke", "put", "k", 3, meta={"w": 1, "pw": 1, "back": 1}),
+        Op(0, "invoke", "put", "k", 4, meta={"back": 3}),
+        Op(0, "invoke", "delete", "k", 5, meta={"w": 3, "pw": 3, "back": 2}),
+    )
+    assert connection.asked == [
+        ("get", "k", 3, 3),
+        ("get", "k", None, None),
+        ("put", "k", register(3), 1, 1, "c1"),
+        ("put", "k", register(4), None),
+        ("delete", "k", 3, 3, "c2"),
+    ]
+    assert [o.invoke.meta.get("context") for o in history.operations] == [None, None, [1], [], [2]]
 
 
 def test_a_final_read_asks_all_home_replicas() -> None:
