@@ -13,7 +13,7 @@ from urllib.parse import quote
 import msgspec
 
 from checkers.verdict import Anomaly, Valid, Verdict
-from harness.report import bands, columns, findings, loglines, picture, sections, series
+from harness.report import bands, columns, findings, loglines, picture, scene, sections, series
 from harness.report.findings import Findings
 from harness.report.markup import Markup, el, join, printable
 from harness.report.wording import count, duration, plain
@@ -53,6 +53,9 @@ def render(
     windows = [_window(a, run) for _, a in shown]
     lines = loglines.read(logs)
     parts = {
+        "Scene": scene.section(history, found.verdicts, run.bands, run.phases)
+        if not run.malformed
+        else Markup(),
         "Witness": sections.witnesses(shown, windows, run.by_line, run.bands, lines),
         "Timeline": _timeline(run),
         "Faults": sections.faults(run.bands, history.header.families),

@@ -40,6 +40,6 @@ HOT_KEY = Scene(
                 ),
             ),
         ),
-        Step(7.5, "The rush is over. What the last readers see is the union of all siblings."),
+        Step(7.5, "The rush is over."),
     ),
 )

@@ -1,0 +1,80 @@
+"""A scene's report begins with its story: steps, claims, and pictures whose numbers are those of the history."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+from test_report import Page
+
+from harness import runner
+from harness.report import render
+from harness.report.scene import FIGURES
+from harness.scenes import SCENES
+from harness.settings import resolve
+from history.history import History
+
+
+@cache
+def played(scene: str, mode: str = "siblings", handoff: bool = True) -> runner.Outcome:
+    return runner.execute(resolve({"scene": scene, "mode": mode, "hinted_handoff": handoff, "seed": 1}))
+
+
+def page(outcome: runner.Outcome) -> Page:
+    return Page(render(outcome.history, outcome.verdicts, {}, title="scene", command="sunder run"))
+
+
+def cast(history: History) -> dict[str, str]:
+    return history.observed("scene")[0].value["seats"]
+
+
+@pytest.mark.parametrize("scene", list(SCENES))
+def test_the_story_stands_before_everything_but_the_verdict(scene: str) -> None:
+    outcome = played(scene)
+    text = page(outcome).text
+    assert text.index(f"Scene: {scene}") < text.index("What happened") < text.index("Timeline", 300)
+    for _, says in outcome.history.observed("scene")[0].value["steps"]:
+        assert says in text
+    for claim in next(v for v in outcome.verdicts if v.checker == "scene").evidence["claims"]:
+        assert claim["claim"] in text
+        assert f"yes: {claim['seen']}" in text
+
+
+def test_the_queue_that_rose_and_drained_is_drawn_with_its_peak() -> None:
+    outcome = played("home-replica-failure")
+    dead = cast(outcome.history)["home1"]
+    text = page(outcome).text
+    assert f"hints for {dead}: at most 96" in text
+    assert f"{dead} (home1): killed, 3.0 to 10.0 s" in text
+    assert "NOT as the others" not in text
+
+
+def test_clocks_are_told_apart_in_words() -> None:
+    outcome = played("stale-rejoin")
+    first = cast(outcome.history)["home1"]
+    text = page(outcome).text
+    assert f"before {first}: stale" in text
+    assert f"concurrent to {first}" in text
+
+
+def test_what_lww_lost_is_counted_and_the_load_has_numbers() -> None:
+    lost, kept = page(played("hot-key", "lww")).text, page(played("hot-key")).text
+    assert "400 acknowledged, none gone" in kept
+    assert "400 acknowledged, 3" in lost
+    assert "there at last" in lost
+    # A metric that the store no longer has would draw as nothing.
+    for title in (
+        "reads coordinated",
+        "writes coordinated",
+        "passed on to a home",
+        "reads served as a replica",
+    ):
+        assert any(f"{title} {n}" in kept for n in range(1, 1_000)), title
+
+
+def test_a_claim_that_did_not_hold_is_shown_as_such() -> None:
+    assert "NO: 0 hints" in page(played("home-replica-failure", handoff=False)).text
+
+
+def test_every_scene_has_pictures() -> None:
+    assert set(FIGURES) == set(SCENES)
