@@ -18,6 +18,7 @@ from store.gossip import Gossip
 from store.merkle import TokenRange
 from store.quorum import Calls
 from store.replica import Replica
+from store.rounds import Rounds
 from store.runtime import DiskError, Future, Runtime
 
 RANGES_MAX = 4_096
@@ -40,6 +41,7 @@ class AntiEntropy:
         replica: Replica,
         calls: Calls,
         gossip: Gossip,
+        rounds: Rounds,
         homes: Callable[[int], Sequence[str]],
     ) -> None:
         self._config = config
@@ -49,7 +51,7 @@ class AntiEntropy:
         self._homes = homes
         self._interval_ns = config.anti_entropy_interval_ms * 1_000_000
         self.counters = Counters()
-        self._exchange = Exchange(config, runtime, replica, calls, self.counters)
+        self._exchange = Exchange(config, runtime, replica, calls, rounds, self.counters)
         self.exchanged_ns: dict[tuple[int, str], int] = {}
         """(token range, peer) -> monotonic time of the START of the last exchange that left nothing unrepaired."""
         self._started_ns = runtime.clock.mono_ns()

@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 import httptools
 import msgspec
 
-from store import versions
+from store import expiry, versions
 from store.coordinator import Unsatisfied, Want
 from store.ring import token
 from store.runtime import DiskError
@@ -25,6 +25,7 @@ from store.versions import BadContext, Record
 if TYPE_CHECKING:
     from store.node import Node
 
+TTL_SECONDS_MAX = 100_000_000
 HEAD_BYTES_MAX = 16_384
 KEY_BYTES_MAX = 1_024
 
@@ -70,7 +71,7 @@ _HEAD_TOO_LARGE = f"a request's head may have at most {HEAD_BYTES_MAX} bytes"
 _HEADERS_READ = frozenset((b"x-causal-context", b"accept", b"authorization"))
 
 
-_OTHER_PARAMETERS = frozenset(("returnbody",))
+_OTHER_PARAMETERS = frozenset(("returnbody", "ttl_seconds"))
 """Those of a query that do not change how many must answer, and in which time."""
 
 
@@ -313,6 +314,7 @@ class Api:
         node = self._node
         place = node.coordinator.place(key)
         want = self._want(request, "w", "pw", place.terms.write)
+        ttl_seconds = self._number(request, "ttl_seconds", place.terms.ttl_seconds, 0, TTL_SECONDS_MAX)
         lww = place.terms.lww
         token_text = request.headers.get("x-causal-context")
         if deleted and token_text is None and not lww:
@@ -347,16 +349,15 @@ class Api:
                 node.runtime.log(
                     f"{siblings} siblings of {key!r}: clients write without the context of a read"
                 )
-        record = await node.coordinator.put(
-            key, b"" if deleted else request.body, context, want, deleted=deleted
-        )
+        body, ttl_ns = (b"", 0) if deleted else (request.body, ttl_seconds * expiry.SECOND)
+        record = await node.coordinator.put(key, body, context, want, deleted=deleted, ttl_ns=ttl_ns)
         if request.query.get("returnbody") == "true":
             return self._record(key, record, request, written=True)
         return encode_response(204)
 
     def _record(self, key: bytes, record: Record, request: Request, *, written: bool = False) -> bytes:
         """A record as a reply: every live value, and the context that covers exactly those and what they replaced."""
-        live = record.versions
+        live = expiry.shown(record, self._node.runtime.clock)
         metrics = self._node.metrics
         if len(live) > metrics.sibling_max:  # noqa: PLR1730 # max() costs a call in the hot path
             metrics.sibling_max = len(live)
@@ -365,10 +366,10 @@ class Api:
         )
         if record.truncated:
             headers += "X-Clock-Truncated: true\r\n"
-        if not live or (len(live) == 1 and live[0].deleted):
+        if not live or (live[0].end is True and all(v.end is True for v in live)):
             if written:
                 return encode_response(204, headers=headers)
-            text = "deleted" if live else "no such key"
+            text = "deleted" if record.versions else "no such key"
             return encode_json(404, {"error": text}, headers)
         if len(live) == 1:
             return encode_response(200, live[0].body, headers=headers)

@@ -19,6 +19,7 @@ class Bucket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     pr: int | None = None
     pw: int | None = None
     read_repair: ReadRepair | None = None
+    ttl_seconds: int | None = None
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,6 +63,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     horizon_mark_ms: int = 10_000
     """How often the horizon is written to the log and told to peers, so that it outlives this node."""
+    ttl_seconds: int = 0
+    """How long a value lives that is written without saying so; 0: until it is replaced."""
+    reap_after_ms: int = 3_600_000
+    """How old a tombstone has to be, by the wall clock, until it may be forgotten. It decides how long deleted keys take up
+    room, not whether they can come back."""
+    reap_interval_ms: int = 300_000
+    """How often every record is looked at for values that have expired and tombstones that are old."""
+    reap_batch: int = 1_000
+    """Keys that all nodes are asked about at once."""
 
     anti_entropy: bool = True
     """Whether this node compares its hash trees with other home replicas', and repairs what differs. It answers always."""

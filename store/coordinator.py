@@ -19,6 +19,7 @@ from store.quorum import Calls
 from store.read import Read
 from store.replica import Replica
 from store.ring import PLACEMENTS_CACHED_MAX, Ring
+from store.rounds import Rounds
 from store.runtime import Future, Runtime
 from store.versions import EMPTY, Entry, Record
 from store.write import Write
@@ -61,6 +62,7 @@ class Terms(msgspec.Struct, frozen=True):
     read: Want
     write: Want
     read_repair: ReadRepair
+    ttl_seconds: int
 
 
 def terms(config: Config, bucket: Bucket) -> Terms:
@@ -73,6 +75,7 @@ def terms(config: Config, bucket: Bucket) -> Terms:
         read=Want(own(bucket.r, config.r), own(bucket.pr, config.pr), timeout_ns),
         write=Want(own(bucket.w, config.w), own(bucket.pw, config.pw), timeout_ns),
         read_repair=bucket.read_repair or config.read_repair,
+        ttl_seconds=own(bucket.ttl_seconds, config.ttl_seconds),
     )
 
 
@@ -104,6 +107,7 @@ class Coordinator:
         epochs: Epochs,
         gossip: Gossip,
         calls: Calls,
+        rounds: Rounds,
         metrics: Metrics,
     ) -> None:
         self.config = config
@@ -114,6 +118,7 @@ class Coordinator:
         self.epochs = epochs
         self.gossip = gossip
         self.calls = calls
+        self.rounds = rounds
         self.metrics = metrics
         self.replica_timeout_ns = config.replica_timeout_ms * 1_000_000
         self.sloppy = config.sloppy and config.hinted_handoff
@@ -136,26 +141,41 @@ class Coordinator:
         return place
 
     async def put(
-        self, key: bytes, body: bytes, context: tuple[Entry, ...], want: Want, *, deleted: bool = False
+        self,
+        key: bytes,
+        body: bytes,
+        context: tuple[Entry, ...],
+        want: Want,
+        *,
+        deleted: bool = False,
+        ttl_ns: int = 0,
     ) -> Record:
-        """Writes, and returns this node's record after the write once W stand durably. Raises Unsatisfied."""
+        """Writes, and returns this node's record after the write once W stand durably. Raises Unsatisfied.
+
+        `ttl_ns`: how long the value is to live by this node's wall clock; 0: until it is replaced.
+        """
         await self.epochs.renew()
-        record = self._next_record(key, body, context, deleted)
+        record = self._next_record(key, body, context, deleted, ttl_ns)
+        await self.write(key, record, want)
+        return record
+
+    async def write(self, key: bytes, record: Record, want: Want) -> None:
+        """Spreads a record that this node has just made. Raises Unsatisfied."""
         short = await Write(self, key, versions.encode(record), want).future
         if short is not None:
             raise self._unsatisfied("put", short)
-        return record
 
-    def _next_record(self, key: bytes, body: bytes, context: tuple[Entry, ...], deleted: bool) -> Record:
+    def _next_record(
+        self, key: bytes, body: bytes, context: tuple[Entry, ...], deleted: bool, ttl_ns: int
+    ) -> Record:
         place = self.place(key)
         lww = place.lww
         held = self.known(key, place)
         wall_ns = self.runtime.clock.wall_ns()
         if lww:
             self._lww_writes += 1
-            return versions.put_lww(
-                held, self.epochs.node_id, self._lww_writes, wall_ns, body, deleted=deleted
-            )
+            writes, node_id = self._lww_writes, self.epochs.node_id
+            return versions.put_lww(held, node_id, writes, wall_ns, body, deleted=deleted, ttl_ns=ttl_ns)
         # What a fallback knows of a key shrinks as its hints are handed off: it must never go on counting from there.
         actor = (
             self.epochs.actor(held.clock, versions.counters(context))
@@ -163,7 +183,16 @@ class Coordinator:
             else self.epochs.fresh()
         )
         entries_max = self.config.clock_entries_max
-        record = versions.put(held, context, actor, wall_ns, body, deleted=deleted, entries_max=entries_max)
+        record = versions.put(
+            held,
+            context,
+            actor,
+            wall_ns,
+            body,
+            deleted=deleted,
+            ttl_ns=ttl_ns,
+            entries_max=entries_max,
+        )
         if len(record.clock) >= entries_max:
             self._count_truncated(held, context, actor, record)
         return record

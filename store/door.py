@@ -8,7 +8,18 @@ import msgspec
 
 from store import messages, versions
 from store.api import KEY_BYTES_MAX, Request
-from store.messages import EntriesDone, Forward, Message, Read, ReadDone, Repair, Write
+from store.messages import (
+    EntriesDone,
+    Forward,
+    Message,
+    Read,
+    ReadDone,
+    Reap,
+    ReapAsk,
+    Refused,
+    Repair,
+    Write,
+)
 from store.runtime import BadMessage
 from store.versions import BadRecord
 
@@ -34,6 +45,13 @@ def opened(frame: bytes, members: Container[str]) -> Message:
                 for key, record in message.items:
                     _key(key)
                     versions.check(record)
+            case ReapAsk() | Reap():
+                for key, record in message.entries:
+                    _key(key)
+                    versions.check(record)
+            case Refused():
+                _key(message.key)
+                versions.check(message.record)
             case _:
                 pass
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:

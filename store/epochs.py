@@ -17,6 +17,8 @@ LEASED = 1 << 16
 """Epochs taken by one durable lease."""
 
 EPOCH_BITS = 32
+RETIRED_MAX = 100_000
+"""Actors of forgotten keys that are remembered one by one."""
 
 
 class Epochs:
@@ -27,6 +29,7 @@ class Epochs:
         self._first = 0
         self._next = 0
         self._end = 0
+        self._retired: set[int] = set()
         self.generation = 0
         """How often this node has started, itself included."""
 
@@ -62,10 +65,22 @@ class Epochs:
         """The actor id under which this life may make the next dot of a key with this clock. At once, so that
         nothing can come between reading a record and writing its successor."""
         for actor, counter, _ in reversed(clock):
-            node_id, epoch = actor >> EPOCH_BITS, actor & ((1 << EPOCH_BITS) - 1)
-            if node_id == self._node_id and epoch >= self._first and context.get(actor, 0) <= counter:
+            if self._ours(actor) and context.get(actor, 0) <= counter and actor not in self._retired:
                 return actor
         return self.fresh()
+
+    def _ours(self, actor: int) -> bool:
+        """Whether this life made the actor."""
+        return actor >> EPOCH_BITS == self._node_id and actor & ((1 << EPOCH_BITS) - 1) >= self._first
+
+    def retire(self, clock: tuple[Entry, ...]) -> None:
+        """The key of this clock is being forgotten. An old context may bring an entry of it back, but not how far that
+        actor had counted: it must not go on."""
+        self._retired.update(actor for actor, _, _ in clock if self._ours(actor))
+        if len(self._retired) > RETIRED_MAX:
+            # Everything older than now is retired with one number; it costs each key one entry more in its clock.
+            self._retired.clear()
+            self._first = self._next
 
     def fresh(self) -> int:
         """An actor id that has never made a dot."""

@@ -34,6 +34,7 @@ from store.messages import (
 from store.quorum import Calls, Gather
 from store.replica import Replica
 from store.ring import token
+from store.rounds import Rounds
 from store.runtime import DiskError, Future, Runtime
 from store.wire import DIGEST_BYTES, HASH_BYTES, SHIFTS
 
@@ -123,11 +124,18 @@ class Exchange:
     """Both sides of exchanges, for one node."""
 
     def __init__(
-        self, config: Config, runtime: Runtime, replica: Replica, calls: Calls, counters: Counters
+        self,
+        config: Config,
+        runtime: Runtime,
+        replica: Replica,
+        calls: Calls,
+        rounds: Rounds,
+        counters: Counters,
     ) -> None:
         self._runtime = runtime
         self._replica = replica
         self._calls = calls
+        self._rounds = rounds
         self._counters = counters
         self._token_ranges = config.token_ranges
         self.version = HASH_VERSION
@@ -216,36 +224,48 @@ class Exchange:
             keys = [key for n in page for _, key in found.get(n, ())]
             counts = wire.pack_numbers([len(found.get(n, ())) for n in page])
             packed = wire.pack_ascending(page)
-            question = Entries(0, self.version, token_range, depth, shift, packed, counts, b"".join(digests))
+            round = self._rounds.floors[token_range]
+            question = Entries(
+                0, self.version, token_range, depth, shift, packed, counts, b"".join(digests), round
+            )
             answer = await self._ask(peer, question, EntriesDone)
             if answer.left < 0:
                 raise Failed
             wanted = wire.unpack_bits(answer.wanted, len(keys))
             session = answer.id
             give = [key for key, flag in zip(keys, wanted, strict=True) if flag]
-            give += await self._take(answer.items)
+            give += await self._take(answer)
             while answer.left:
                 answer = await self._ask(peer, More(0, session), EntriesDone)
                 if answer.left < 0:
                     raise Failed
-                give += await self._take(answer.items)
-            complete = await self._give(peer, give) and complete
+                give += await self._take(answer)
+            complete = await self._give(peer, token_range, give) and complete
         return complete
 
-    async def _take(self, items: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
+    async def _take(self, answer: EntriesDone) -> list[bytes]:
         """Joins what the peer sent, durably; the keys of which more is known here than it sent."""
-        await self._join(items)
-        return [key for key, record in items if self._replica.load(key) != record]
+        if await self._join(answer.items, answer.round):
+            raise Failed
+        return [key for key, record in answer.items if self._replica.load(key) != record]
 
-    async def _give(self, peer: str, keys: Sequence[bytes]) -> bool:
+    async def _give(self, peer: str, token_range: int, keys: Sequence[bytes]) -> bool:
         rest = list(dict.fromkeys(keys))[::-1]
         complete = True
         while rest:
             items, skipped = self._items(rest)
             complete = complete and not skipped
             if items:
+                repair = Repair(0, items, self._rounds.stamp(items))
                 await self._settle()
-                await self._ask(peer, Repair(0, items), RepairDone, records=items)
+                done = await self._ask(peer, repair, RepairDone, records=items)
+                if (
+                    done.round
+                ):  # what was known when it was sent may since have been reaped: the next exchange knows more
+                    risen = self._rounds.reach(token_range, done.round)
+                    if risen is not None:
+                        await risen
+                    return False
         return complete
 
     async def _ask(
@@ -311,6 +331,13 @@ class Exchange:
         )
 
     async def _entries(self, src: str, message: Entries) -> None:
+        if message.token_range in self._replica.ranges:
+            try:
+                risen = self._rounds.reach(message.token_range, message.round)
+                if risen is not None:
+                    await risen
+            except DiskError:
+                return
         theirs = self._their_entries(message)
         if theirs is None:
             self._answer(src, EntriesDone(message.id, b"", (), -1))
@@ -361,25 +388,29 @@ class Exchange:
             self._answer(src, EntriesDone(id, b"", (), -1))
             return
         items, _ = self._items(rest)
+        stamp = self._rounds.stamp(items)
         if not rest:
             self._sending.pop((src, session), None)
         try:
             await self._settle()
         except DiskError:
             return  # what cannot be made durable is nobody else's business
-        await self._send(src, messages.encode(EntriesDone(id, wanted, items, len(rest))), items)
+        await self._send(src, messages.encode(EntriesDone(id, wanted, items, len(rest), stamp)), items)
 
     async def _repaired(self, src: str, message: Repair) -> None:
         try:
-            await self._join(message.items)
+            refused = await self._join(message.items, message.round)
         except DiskError:
             return  # silence: it may not be done
-        await self._send(src, messages.encode(RepairDone(message.id)))
+        await self._send(src, messages.encode(RepairDone(message.id, refused)))
 
     # Both.
 
-    async def _join(self, items: Sequence[tuple[bytes, bytes]]) -> None:
-        """Raises DiskError."""
+    async def _join(self, items: Sequence[tuple[bytes, bytes]], round: int) -> int:
+        """0 once they are joined durably, or the round in which this node refuses them. Raises DiskError."""
+        refused = self._rounds.overtook(round, items)
+        if refused:
+            return refused
         durable: dict[Future, None] = {}
         for key, record in items:
             held = self._replica.load(key)
@@ -389,6 +420,7 @@ class Exchange:
             self._counters.keys_repaired += self._replica.load(key) != held
         for future in durable:
             await future
+        return 0
 
     async def _settle(self) -> None:
         """Waits until what this node holds is durable. Raises DiskError."""

@@ -14,6 +14,7 @@ from store.log import Log
 from store.metrics import Metrics
 from store.quorum import Calls, Gather
 from store.replica import packed, unpacked
+from store.rounds import Rounds
 from store.runtime import DiskError, Future, Runtime
 from store.versions import Record
 
@@ -34,6 +35,7 @@ class Hints:
         log: Log,
         calls: Calls,
         gossip: Gossip,
+        rounds: Rounds,
         metrics: Metrics,
         horizon: Horizon,
     ) -> None:
@@ -42,6 +44,7 @@ class Hints:
         self._log = log
         self._calls = calls
         self._gossip = gossip
+        self._rounds = rounds
         self._metrics = metrics
         self._horizon = horizon
         self._next = 0
@@ -100,6 +103,10 @@ class Hints:
         """What to wait for before `record(key)` may be shown to anybody, if anything."""
         waiting = self._unsynced.get(key)
         return next(reversed(waiting.values())) if waiting else None
+
+    def holds(self, key: bytes) -> bool:
+        """Whether a hint for the key is held for anybody, durable or not yet."""
+        return key in self._by_key
 
     def _add(self, target: str, id: int, key: bytes, record: bytes) -> None:
         self._pending.setdefault(target, {})[id] = (key, record)
@@ -180,7 +187,7 @@ class Hints:
                 expects=messages.WriteDone,
                 asked=(target,),
             )
-            self._runtime.net.send(target, messages.encode(messages.Write(gather.id, key, record)))
+            self._runtime.net.send(target, self._rounds.write(gather.id, key, record))
             sent.append((id, gather))
         complete = True
         for id, gather in sent:

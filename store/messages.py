@@ -5,16 +5,26 @@ Most hold nothing that could refer back to them, and so need not be known to the
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+
+Round = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
+"""A round of a token range (store/rounds.py)."""
+Index = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 
 
 class Write(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
-    """Join this record into yours, durably, then answer. With `hint_for`: keep it for that home replica instead."""
+    """Join this record into yours, durably, then answer. With `hint_for`: keep it for that home replica instead.
+
+    `round`: the sender's round of the key's token range (store/rounds.py).
+    """
 
     id: int
     key: bytes
     record: bytes
-    hint_for: str = ""
+    hint_for: str
+    round: Round
 
 
 class WriteDone(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
@@ -24,6 +34,7 @@ class WriteDone(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
 class Read(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
     id: int
     key: bytes
+    round: Round
 
 
 class ReadDone(msgspec.Struct, frozen=True, array_like=True, tag=4, gc=False):
@@ -124,6 +135,7 @@ class Entries(msgspec.Struct, frozen=True, array_like=True, tag=24, gc=False):
     nodes: bytes
     counts: bytes
     digests: bytes
+    round: Round
 
 
 class More(msgspec.Struct, frozen=True, array_like=True, tag=25, gc=False):
@@ -141,21 +153,63 @@ class EntriesDone(msgspec.Struct, frozen=True, array_like=True, tag=26, gc=False
     wanted: bytes
     items: tuple[tuple[bytes, bytes], ...]
     left: int
+    round: Round = 0
 
 
 class Repair(msgspec.Struct, frozen=True, array_like=True, tag=27, gc=False):
-    """Join these (key, record) into yours, durably, then answer."""
+    """Join these (key, record) of one token range into yours, durably, then answer."""
 
     id: int
     items: tuple[tuple[bytes, bytes], ...]
+    round: Round
 
 
 class RepairDone(msgspec.Struct, frozen=True, array_like=True, tag=28, gc=False):
+    """`round`: if not 0, the repair was made in an earlier round than this, and was refused."""
+
     id: int
+    round: Round = 0
 
 
 ExchangeRequest = Roots | Compare | Entries | More | Repair
 ExchangeReply = RootsDone | CompareDone | EntriesDone | RepairDone
+
+
+class Refused(msgspec.Struct, frozen=True, array_like=True, tag=40, gc=False):
+    """A Write that was made in an earlier round than the refuser's, as it came, and that round."""
+
+    id: int
+    key: bytes
+    record: bytes
+    hint_for: str
+    round: Round
+
+
+class ReapAsk(msgspec.Struct, frozen=True, array_like=True, tag=41):
+    """Enter this round of the token range, durably: of which of these (key, record) do you hold nothing else, and have
+    nothing outstanding?"""
+
+    id: int
+    token_range: Index
+    round: Round
+    entries: tuple[tuple[bytes, bytes], ...]
+
+
+class ReapAnswer(msgspec.Struct, frozen=True, array_like=True, tag=42):
+    """The numbers of the entries that nothing speaks against here. `round`: where the answerer now is."""
+
+    id: int
+    round: Round
+    agreed: tuple[Index, ...]
+
+
+class Reap(msgspec.Struct, frozen=True, array_like=True, tag=43):
+    """Everybody has agreed in this round: forget each of these keys, if you hold exactly this record of it."""
+
+    token_range: Index
+    round: Round
+    entries: tuple[tuple[bytes, bytes], ...]
+
 
 Message = (
     Write
@@ -170,6 +224,10 @@ Message = (
     | Age
     | ExchangeRequest
     | ExchangeReply
+    | Refused
+    | ReapAsk
+    | ReapAnswer
+    | Reap
 )
 
 encode = msgspec.msgpack.Encoder().encode

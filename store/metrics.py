@@ -85,6 +85,14 @@ class Metrics(msgspec.Struct):
     replica_writes: int = 0
     """Records received from coordinators, this node itself included."""
     replica_reads: int = 0
+    reaped: int = 0
+    """Keys forgotten here, after all nodes had agreed that nothing older can come back."""
+    expired: int = 0
+    """Keys of which this node replaced an expired value by a tombstone."""
+    stale_writes_refused: int = 0
+    """Writes from peers that were made in an earlier round of their token range."""
+    reaps_refused: int = 0
+    """Reaps in a round that this node never entered: its disk has forgotten something."""
     gossip_rounds: int = 0
     suspicions: int = 0
 
@@ -157,6 +165,10 @@ class Gauges(msgspec.Struct, frozen=True, kw_only=True):
     tree_build_ns: int = 0
     lags_ns: Mapping[str, int] = {}
     """By peer: time since the start of the last complete exchange of the token range that is furthest behind."""
+    tombstones: int = 0
+    """Keys of which nothing but tombstones is held, as of the last look."""
+    reap_stalled_ns: int = 0
+    """For how long nothing could be reaped although something was due."""
 
 
 Label = tuple[str, str]
@@ -264,6 +276,25 @@ def _replica(page: _Page, m: Metrics, g: Gauges) -> None:
     page.counter("dynamo_bad_records_total", "Damaged records skipped at start.", m.bad_records)
 
 
+def _deletes(page: _Page, m: Metrics, g: Gauges) -> None:
+    page.gauge("dynamo_tombstones", "Keys of which only tombstones are held, at the last look.", g.tombstones)
+    page.counter("dynamo_reaped_total", "Keys forgotten after all nodes had agreed to it.", m.reaped)
+    page.counter(
+        "dynamo_reaps_refused_total", "Reaps in a round that this node never entered.", m.reaps_refused
+    )
+    page.gauge(
+        "dynamo_reap_stalled_seconds",
+        "How long nothing could be reaped though something was due.",
+        g.reap_stalled_ns / 1e9,
+    )
+    page.counter("dynamo_expired_total", "Expired values replaced by tombstones.", m.expired)
+    page.counter(
+        "dynamo_stale_writes_refused_total",
+        "Writes from peers that a reap had overtaken.",
+        m.stale_writes_refused,
+    )
+
+
 def _peers(page: _Page, m: Metrics, g: Gauges) -> None:
     page.gauge("dynamo_peers", "Other nodes of the ring.", g.peers)
     page.gauge("dynamo_peers_up", "Those that this node believes to be up.", g.peers_up)
@@ -287,6 +318,7 @@ def expose(metrics: Metrics, gauges: Gauges) -> bytes:
     _convergence(page, metrics, gauges)
     _handoff(page, metrics, gauges)
     _replica(page, metrics, gauges)
+    _deletes(page, metrics, gauges)
     _peers(page, metrics, gauges)
     page.gauge("dynamo_http_connections", "Clients connected now.", metrics.http_connections)
     page.counter(

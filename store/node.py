@@ -16,11 +16,13 @@ from store.gossip import Gossip
 from store.hints import HINT, HINT_DONE, Hints
 from store.horizon import MARK, Horizon
 from store.log import Log
-from store.messages import Forward, ForwardDone, Ping, Pong, Read, ReadDone, Write, WriteDone
+from store.messages import Forward, ForwardDone, Ping, Pong, Read, ReadDone, ReapAnswer, Write, WriteDone
 from store.metrics import Metrics
 from store.quorum import Calls
-from store.replica import PUT, Replica
+from store.reaper import Reaper
+from store.replica import DROP, PUT, Replica
 from store.ring import Ring
+from store.rounds import ROUND, Rounds
 from store.runtime import BadMessage, DiskError, Future, Runtime
 
 
@@ -38,7 +40,10 @@ class Node:
         self.gossip = Gossip(config, runtime, self.metrics)
         self.replica = Replica(self.log, config.token_ranges, self._is_lww)
         self.horizon = Horizon(config, runtime, self.log, self.metrics)
-        self.hints = Hints(config, runtime, self.log, self.calls, self.gossip, self.metrics, self.horizon)
+        self.rounds = Rounds(runtime.net, self.log, self.calls, self.metrics, config.token_ranges)
+        self.hints = Hints(
+            config, runtime, self.log, self.calls, self.gossip, self.rounds, self.metrics, self.horizon
+        )
         self.coordinator = Coordinator(
             config,
             runtime,
@@ -48,12 +53,20 @@ class Node:
             self.epochs,
             self.gossip,
             self.calls,
+            self.rounds,
             self.metrics,
         )
         self.anti_entropy = AntiEntropy(
-            config, runtime, self.replica, self.calls, self.gossip, lambda r: self.ring.order(r)[: config.n]
+            config,
+            runtime,
+            self.replica,
+            self.calls,
+            self.gossip,
+            self.rounds,
+            lambda r: self.ring.order(r)[: config.n],
         )
         self.horizon.watch(self.anti_entropy.pairs, self.anti_entropy.exchanged_ns)
+        self.reaper = Reaper(self.coordinator, self.rounds, lambda: self.ring.nodes)
         self.api = Api(self)
         self.forwarding = Forwarding(
             config,
@@ -77,6 +90,8 @@ class Node:
             PUT: self.replica.restore,
             HINT: self.hints.restore,
             HINT_DONE: self.hints.restore,
+            DROP: self.replica.restore,
+            ROUND: self.rounds.restore,
             LEASE: self.epochs.restore,
             MARK: self.horizon.restore,
         }
@@ -92,6 +107,7 @@ class Node:
         self.hints.start()
         self.horizon.start((self.runtime.draw("horizon-life") >> 2) + 1)
         self.anti_entropy.start()
+        self.reaper.start()
         self.runtime.log(
             f"serving: start {self.epochs.generation}, {len(self.replica)} keys, {len(self.hints.pending())} hints, "
             f"{found.bytes_cut} bytes of torn tail cut, {found.bad_records} damaged records skipped"
@@ -111,7 +127,7 @@ class Node:
                 self._write(src, message)
             case Read():
                 self._read(src, message)
-            case WriteDone() | ReadDone() | ForwardDone() | Pong():
+            case WriteDone() | ReadDone() | ForwardDone() | Pong() | ReapAnswer():
                 self.calls.answered(src, message.id, message)
             case (
                 messages.RootsDone() | messages.CompareDone() | messages.EntriesDone() | messages.RepairDone()
@@ -133,8 +149,12 @@ class Node:
                 self.anti_entropy.received(src, message)
             case Ping():
                 self.runtime.net.send(src, messages.encode(Pong(message.id)))
+            case messages.Refused() | messages.ReapAsk() | messages.Reap():
+                self.reaper.received(src, message)
 
     def _write(self, src: str, message: Write) -> None:
+        if self.rounds.refuses(src, message):
+            return
         try:
             if message.hint_for:
                 durable = self.hints.store(message.hint_for, message.key, message.record)
@@ -146,6 +166,18 @@ class Node:
         self._answer(durable, src, WriteDone(message.id))
 
     def _read(self, src: str, message: Read) -> None:
+        try:
+            ahead = self.rounds.ahead(message.key, message.round)
+        except DiskError:
+            return
+        if ahead is None:
+            self._answer_read(src, message)
+        else:
+            ahead.add_done_callback(partial(self._answer_read, src, message))
+
+    def _answer_read(self, src: str, message: Read, ahead: Future | None = None) -> None:
+        if ahead is not None and ahead.exception() is not None:
+            return
         self.metrics.replica_reads += 1
         key = message.key
         place = self.coordinator.place(key)
@@ -222,6 +254,8 @@ class Node:
             exchange_bytes=self.anti_entropy.counters.bytes_sent,
             tree_build_ns=self.anti_entropy.counters.build_ns,
             lags_ns=self.horizon.lags_ns(),
+            tombstones=self.reaper.tombstones(),
+            reap_stalled_ns=self.reaper.stalled_ns(),
         )
         return metrics.expose(self.metrics, gauges)
 

@@ -27,6 +27,10 @@ class Calls:
         """How many are open."""
         return len(self._open)
 
+    def __contains__(self, id: int) -> bool:
+        """Whether the id is open."""
+        return id in self._open
+
     def begin(self, first: int) -> None:
         """Begins this life's ids far from those of every other: `first` is drawn."""
         self._next = first

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from store import messages
 from store.messages import ReadDone, WriteDone
 from store.runtime import DiskError, Future
 
@@ -54,6 +53,8 @@ class Read:
         self._rest = rest if c.sloppy else []
         self._asked = asked
         self._id = c.calls.open(self._answered, ReadDone, asked)
+        self._closed = False
+        c.rounds.begin(key)
         self._timer = c.runtime.call_later(min(c.replica_timeout_ns, want.timeout_ns), self._late)
         self._ask(list(asked))
 
@@ -64,7 +65,7 @@ class Read:
             if node == c.config.node:
                 self._read_self()
             else:
-                frame = frame or messages.encode(messages.Read(self._id, self._key))
+                frame = frame or c.rounds.read(self._id, self._key)
                 c.runtime.net.send(node, frame)
 
     def _read_self(self) -> None:
@@ -134,7 +135,7 @@ class Read:
         c.metrics.read_repairs += 1
         if node != c.config.node:
             id = self._repair_id if waiting else 0
-            c.runtime.net.send(node, messages.encode(messages.Write(id, self._key, record, target)))
+            c.runtime.net.send(node, c.rounds.write(id, self._key, record, target))
             return
         try:
             durable = (
@@ -187,9 +188,12 @@ class Read:
             self._close()
 
     def _close(self) -> None:
-        self._timer.cancel()
-        self._c.calls.close(self._id)
-        self._c.calls.close(self._repair_id)
+        if not self._closed:
+            self._closed = True
+            self._timer.cancel()
+            self._c.calls.close(self._id)
+            self._c.calls.close(self._repair_id)
+            self._c.rounds.end(self._key)
 
     def _take_late(self, src: str, record: bytes) -> None:
         """An answer after R: perhaps one more that holds the answer, or one more that is to be brought up to it."""

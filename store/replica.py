@@ -13,6 +13,8 @@ from store.versions import EMPTY, Record
 
 PUT = b"P"
 """First byte of a log payload: a record under its key."""
+DROP = b"X"
+"""First byte of a log payload: nothing is held under this key any more."""
 
 
 def packed(kind: bytes, *parts: bytes) -> bytes:
@@ -59,9 +61,13 @@ class Replica:
             yield from token_range.records.items()
 
     def restore(self, payload: bytes) -> None:
-        """Replays one log payload of the kind PUT. Later ones descend from earlier ones."""
-        key, record = unpacked(payload)
-        self.ranges[token(key) * self._token_ranges >> 64].records[key] = record
+        """Replays one log payload of the kind PUT or DROP. Later records descend from earlier ones up to a DROP."""
+        key, *record = unpacked(payload)
+        records = self.ranges[token(key) * self._token_ranges >> 64].records
+        if record:
+            records[key] = record[0]
+        else:
+            records.pop(key, None)
 
     def load(self, key: bytes) -> bytes:
         """The encoded record, empty if there is none; perhaps not yet durable."""
@@ -105,6 +111,14 @@ class Replica:
         future = self._log.append(packed(PUT, key, record))
         key_token = token(key)
         self.ranges[key_token * self._token_ranges >> 64].put(key, key_token, record)
+        self._latest = self._unsynced[key] = (self._log.batch, future)
+        return future
+
+    def drop(self, key: bytes) -> Future:
+        """Forgets a key. The future is set once that is durable."""
+        future = self._log.append(packed(DROP, key))
+        key_token = token(key)
+        self.ranges[key_token * self._token_ranges >> 64].drop(key, key_token)
         self._latest = self._unsynced[key] = (self._log.batch, future)
         return future
 

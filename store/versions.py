@@ -31,13 +31,26 @@ CheckedEntry = tuple[Annotated[int, msgspec.Meta(ge=0)], Number, Number]
 
 
 class Version(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One live value, or a tombstone, under its dot (actor, counter). `wall_ns` orders versions in `lww` buckets only."""
+    """One live value, or a tombstone, under its dot (actor, counter). `wall_ns` orders versions in `lww` buckets only.
+
+    `end` is False for a value that stays, True for a tombstone, and otherwise the wall clock's nanoseconds at which the value
+    expires: one field, so that values that stay pay nothing for those that do not.
+    """
 
     actor: Annotated[int, msgspec.Meta(ge=0)]
     counter: Number
     wall_ns: Number
     body: bytes
-    deleted: bool = False
+    end: bool | int = False
+
+    @property
+    def deleted(self) -> bool:
+        return self.end is True
+
+    def gone(self, wall_ns: int) -> bool:
+        """Whether this is a tombstone, or by this clock as good as one."""
+        end = self.end
+        return end is True or (end is not False and end <= wall_ns)
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -150,11 +163,12 @@ def sync(a: Record, b: Record) -> Record:
 
 
 def sync_lww(a: Record, b: Record) -> Record:
-    """Last writer wins: of all versions the one with the newest timestamp stays; ties go to the greater dot."""
+    """Last writer wins: of all versions the one with the newest timestamp stays; ties go to the greater dot, and between
+    a value and the tombstone that its expiry made of it to the tombstone."""
     versions = a.versions + b.versions
     if not versions:
         return EMPTY
-    newest = max(versions, key=lambda v: (v.wall_ns, v.actor, v.counter))
+    newest = max(versions, key=lambda v: (v.wall_ns, v.actor, v.counter, v.end is True))
     return Record((), (newest,))
 
 
@@ -166,6 +180,7 @@ def put(
     body: bytes,
     *,
     deleted: bool = False,
+    ttl_ns: int = 0,
     entries_max: int = 10,
 ) -> Record:
     """The record after a write that replaces what `context` covers. Only a coordinator may call it: it makes a dot."""
@@ -173,18 +188,48 @@ def put(
     kept = [v for v in record.versions if v.counter > covered.get(v.actor, 0)]
     known = join(record.clock, context)
     counter = counters(known).get(actor, 0) + 1
-    versions = tuple(sorted([*kept, Version(actor, counter, wall_ns, body, deleted)], key=_dot))
+    new = Version(actor, counter, wall_ns, body, deleted or (wall_ns + ttl_ns if ttl_ns else False))
+    versions = tuple(sorted([*kept, new], key=_dot))
     clock = join(known, ((actor, counter, wall_ns),))
     short = truncate(clock, versions, entries_max)
     return Record(short, versions, record.truncated or short != clock)
 
 
 def put_lww(
-    record: Record, actor: int, counter: int, wall_ns: int, body: bytes, *, deleted: bool = False
+    record: Record,
+    actor: int,
+    counter: int,
+    wall_ns: int,
+    body: bytes,
+    *,
+    deleted: bool = False,
+    ttl_ns: int = 0,
 ) -> Record:
     """The record after a write at `wall_ns`, or just after what is stored where that is newer."""
     newest = max((v.wall_ns + 1 for v in record.versions), default=0)
-    return Record((), (Version(actor, counter, max(wall_ns, newest), body, deleted),))
+    end = deleted or (wall_ns + ttl_ns if ttl_ns else False)
+    return Record((), (Version(actor, counter, max(wall_ns, newest), body, end),))
+
+
+def expire(record: Record, actor: int, wall_ns: int, *, entries_max: int = 10) -> Record:
+    """The record after what has expired by `wall_ns` was replaced by a tombstone, a new event of `actor`.
+
+    By exactly those dots: a context that covers them would cover the actor's earlier events too, which may be live.
+    """
+    kept = [v for v in record.versions if not (v.gone(wall_ns) and v.end is not True)]
+    counter = counters(record.clock).get(actor, 0) + 1
+    if all(v.end is True for v in kept):
+        kept.append(Version(actor, counter, wall_ns, b"", True))
+    versions = tuple(sorted(kept, key=_dot))
+    clock = join(record.clock, ((actor, counter, wall_ns),))
+    short = truncate(clock, versions, entries_max)
+    return Record(short, versions, record.truncated or short != clock)
+
+
+def expire_lww(record: Record) -> Record:
+    """The record with its value made a tombstone where it stands: at its own timestamp, so that no later write can lose
+    to it, and the same wherever it is made."""
+    return Record((), tuple(Version(v.actor, v.counter, v.wall_ns, b"", True) for v in record.versions))
 
 
 def truncate(clock: tuple[Entry, ...], versions: tuple[Version, ...], entries_max: int) -> tuple[Entry, ...]:

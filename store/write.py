@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from store import messages
 from store.messages import WriteDone
 from store.runtime import Future
 
@@ -45,6 +44,8 @@ class Write:
         """None once enough have it durably, or what was lacking when the time was over."""
         self._asked: set[str] = set()
         self._id = coordinator.calls.open(self._answered, WriteDone, self._asked)
+        self._closed = False
+        coordinator.rounds.begin(key)
         self._timer = coordinator.runtime.call_later(
             min(coordinator.replica_timeout_ns, want.timeout_ns), self._late
         )
@@ -63,7 +64,7 @@ class Write:
                     direct.append(home)
         if direct:
             self._asked.update(direct)
-            frame = messages.encode(messages.Write(self._id, key, encoded))
+            frame = coordinator.rounds.write(self._id, key, encoded)
             for home in direct:
                 coordinator.runtime.net.send(home, frame)
         for home in down:
@@ -93,8 +94,11 @@ class Write:
             self._close()
 
     def _close(self) -> None:
-        self._timer.cancel()
-        self._c.calls.close(self._id)
+        if not self._closed:
+            self._closed = True
+            self._timer.cancel()
+            self._c.calls.close(self._id)
+            self._c.rounds.end(self._key)
 
     def _stand_in(self, home: str) -> None:
         """Finds the next node in the order of preference that keeps the write for `home`."""
@@ -112,22 +116,21 @@ class Write:
             else:
                 self._standing_in[fallback] = home
                 self._asked.add(fallback)
-                frame = messages.encode(messages.Write(self._id, self._key, self._encoded, home))
-                c.runtime.net.send(fallback, frame)
+                c.runtime.net.send(fallback, c.rounds.write(self._id, self._key, self._encoded, home))
                 return
         self._keep_hint(home)
         self._ask_suspects(home)
 
     def _ask_suspects(self, home: str) -> None:
         """Nobody else seems up. That is a belief, and no reason to refuse a write: who answers all the same counts."""
-        net = self._c.runtime.net
+        net, rounds = self._c.runtime.net, self._c.rounds
         if home not in self._asked:
             self._asked.add(home)
-            net.send(home, messages.encode(messages.Write(self._id, self._key, self._encoded)))
+            net.send(home, rounds.write(self._id, self._key, self._encoded))
         for fallback in self._passed:
             self._standing_in[fallback] = home
             self._asked.add(fallback)
-            net.send(fallback, messages.encode(messages.Write(self._id, self._key, self._encoded, home)))
+            net.send(fallback, rounds.write(self._id, self._key, self._encoded, home))
         self._passed.clear()
 
     def _keep_hint(self, home: str) -> None:

@@ -13,13 +13,13 @@ _ALL: tuple[Mutant, ...] = (
             Patch(
                 "store/hints.py",
                 """\
-            self._runtime.net.send(target, messages.encode(messages.Write(gather.id, key, record)))
+            self._runtime.net.send(target, self._rounds.write(gather.id, key, record))
             sent.append((id, gather))
 """,
                 """\
             self._drop(target, id)
             self._log.append(packed(HINT_DONE, id.to_bytes(8, "big"), target.encode()))
-            self._runtime.net.send(target, messages.encode(messages.Write(gather.id, key, record)))
+            self._runtime.net.send(target, self._rounds.write(gather.id, key, record))
             sent.append((id, gather))
 """,
             ),
@@ -111,8 +111,8 @@ _ALL: tuple[Mutant, ...] = (
             ),
             Patch(
                 "store/versions.py",
-                "max(wall_ns, newest), body, deleted),))",
-                "wall_ns, body, deleted),))",
+                "max(wall_ns, newest), body, end),))",
+                "wall_ns, body, end),))",
             ),
         ),
         combination="set",
@@ -142,7 +142,11 @@ def _winner(encoded: bytes) -> bytes:
 class Read:
 """,
             ),
-            Patch("store/read.py", "from store import messages\n", "from store import messages, versions\n"),
+            Patch(
+                "store/read.py",
+                "from store.runtime import DiskError, Future\n",
+                "from store import versions\nfrom store.runtime import DiskError, Future\n",
+            ),
         ),
         combination="read-repair-only",
         seen_by=("lost_writes",),

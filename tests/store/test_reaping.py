@@ -1,0 +1,161 @@
+"""Scenes of tombstones and of values that expire: when a deleted key is forgotten, what stalls that, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+from cluster import SECOND, Cluster
+
+from harness.sim.world import SimWorld
+from nemeses.fault import Kill, PowerLoss, Restart
+from store.config import Config
+from store.node import Node
+
+NODES = ("n1", "n2", "n3", "n4", "n5")
+QUICK: dict[str, Any] = {"reap_after_ms": 1_000, "reap_interval_ms": 500}
+
+
+def play(scene: Callable[[Cluster], Awaitable[None]], **settings: Any) -> dict[str, str]:
+    """Plays a scene on five fresh nodes that reap soon; the nodes' logs."""
+
+    def build(node: str, runtime: Any) -> Node:
+        return Node(Config(node=node, peers=dict.fromkeys(NODES, ""), **{**QUICK, **settings}), runtime)
+
+    world = SimWorld(NODES, 1, build)
+
+    async def main() -> None:
+        await world.start()
+        try:
+            await scene(Cluster(world))
+        finally:
+            await world.stop()
+
+    world.run(main())
+    return world.logs()
+
+
+async def delete(c: Cluster, node: str, key: str) -> None:
+    read = await c.ask(node, "GET", f"/kv/b/{key}")
+    assert (await c.ask(node, "DELETE", f"/kv/b/{key}", context=read.context)).status == 204
+
+
+async def holders(c: Cluster, key: str, nodes: Sequence[str] = NODES) -> list[str]:
+    """Those of the nodes that know anything of the key: a value, or a tombstone."""
+    pages = {node: await c.ask(node, "GET", f"/admin/replica/b/{key}") for node in nodes}
+    return [node for node, page in pages.items() if page.status == 200]
+
+
+async def metric(c: Cluster, node: str, name: str) -> float:
+    page = (await c.ask(node, "GET", "/metrics")).body.decode()
+    return float(next(line for line in page.splitlines() if line.startswith(f"{name} ")).split()[1])
+
+
+def test_a_deleted_key_is_forgotten_everywhere_and_a_read_then_gives_no_context() -> None:
+    async def scene(c: Cluster) -> None:
+        await c.ask("n1", "PUT", "/kv/b/k", b"v")
+        await delete(c, "n2", "k")
+        homes = await c.homes("k")
+        assert await holders(c, "k") == sorted(homes)
+        await c.world.sleep(4 * SECOND)
+        assert await holders(c, "k") == []
+        read = await c.ask("n3", "GET", "/kv/b/k")
+        assert read.status == 404
+        assert "x-causal-context" not in read.headers
+        assert [await metric(c, home, "dynamo_reaped_total") for home in homes] == [1, 1, 1]
+
+    play(scene)
+
+
+def test_what_was_forgotten_stays_so_after_a_power_loss() -> None:
+    async def scene(c: Cluster) -> None:
+        await c.ask("n1", "PUT", "/kv/b/k", b"v")
+        await delete(c, "n2", "k")
+        await c.world.sleep(4 * SECOND)
+        await c.world.inject(PowerLoss(NODES))
+        await c.world.inject(Restart(NODES))
+        assert await holders(c, "k") == []
+
+    play(scene)
+
+
+def test_one_node_that_is_away_stalls_reaping_even_if_it_is_no_home_of_the_key() -> None:
+    async def scene(c: Cluster) -> None:
+        homes = await c.homes("k")
+        away = next(n for n in NODES if n not in homes)
+        await c.ask(homes[0], "PUT", "/kv/b/k", b"v")
+        await delete(c, homes[0], "k")
+        await c.world.inject(Kill((away,)))
+        await c.world.sleep(6 * SECOND)
+        assert sorted(await holders(c, "k", homes)) == sorted(homes)
+        assert await metric(c, homes[0], "dynamo_reap_stalled_seconds") > 0
+        assert await metric(c, homes[0], "dynamo_tombstones") == 1
+        await c.world.inject(Restart((away,)))
+        await c.world.sleep(6 * SECOND)
+        assert await holders(c, "k") == []
+        assert await metric(c, homes[0], "dynamo_reap_stalled_seconds") == 0
+
+    play(scene)
+
+
+def test_a_value_is_hidden_when_its_time_is_over_and_then_buried_and_forgotten() -> None:
+    async def scene(c: Cluster) -> None:
+        await c.ask("n1", "PUT", "/kv/b/k?ttl_seconds=2", b"v")
+        assert (await c.ask("n2", "GET", "/kv/b/k")).values == [b"v"]
+        await c.world.sleep(2 * SECOND)
+        gone = await c.ask("n3", "GET", "/kv/b/k")
+        assert gone.status == 404
+        await c.world.sleep(SECOND)
+        for home in await c.homes("k"):
+            page = await c.ask(home, "GET", "/admin/replica/b/k")
+            held = msgspec.json.decode(page.body)
+            assert (held["values"], held["tombstones"]) == ([], 1)
+        await c.world.sleep(4 * SECOND)
+        assert await holders(c, "k") == []
+
+    play(scene)
+
+
+def test_a_sibling_that_expires_leaves_the_others_alone() -> None:
+    async def scene(c: Cluster) -> None:
+        home = (await c.homes("k"))[0]
+        await c.ask(home, "PUT", "/kv/b/k", b"stays")
+        await c.ask(home, "PUT", "/kv/b/k?ttl_seconds=1", b"goes")
+        assert (await c.ask("n2", "GET", "/kv/b/k")).values == [b"goes", b"stays"]
+        await c.world.sleep(SECOND)
+        assert (await c.ask("n2", "GET", "/kv/b/k")).values == [b"stays"]
+        await c.world.sleep(3 * SECOND)
+        for node in await c.homes("k"):
+            assert await c.held(node, "k") == [b"stays"]
+
+    play(scene)
+
+
+def test_an_old_context_after_a_reap_never_makes_a_dot_twice() -> None:
+    async def scene(c: Cluster) -> None:
+        home, other, _ = await c.homes("k")
+        old = (await c.ask(home, "PUT", "/kv/b/k?returnbody=true", b"1")).context
+        newer = (await c.ask(home, "PUT", "/kv/b/k?returnbody=true", b"2", context=old)).context
+        assert (await c.ask(home, "DELETE", "/kv/b/k", context=newer)).status == 204
+        await c.world.sleep(4 * SECOND)
+        assert await holders(c, "k") == []
+        # The first context brings back the home's actor, which has counted further than it says.
+        await c.ask(other, "PUT", "/kv/b/k", b"3", context=old)
+        await c.ask(home, "PUT", "/kv/b/k", b"4")
+        await c.ask(home, "PUT", "/kv/b/k", b"5", context=newer)
+        assert (await c.ask(home, "GET", "/kv/b/k")).values == [b"3", b"4", b"5"]
+
+    play(scene)
+
+
+def test_in_a_lww_bucket_an_expired_value_never_takes_a_later_write_with_it() -> None:
+    async def scene(c: Cluster) -> None:
+        await c.ask("n1", "PUT", "/kv/b/k?ttl_seconds=1", b"goes")
+        await c.world.sleep(SECOND)
+        assert (await c.ask("n2", "GET", "/kv/b/k")).status == 404
+        await c.ask("n1", "PUT", "/kv/b/k", b"stays")
+        await c.world.sleep(3 * SECOND)
+        assert (await c.ask("n2", "GET", "/kv/b/k")).values == [b"stays"]
+
+    play(scene, mode="lww")
