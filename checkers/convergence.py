@@ -1,8 +1,8 @@
 """After the heal replicas agree: all home replicas of a key after its full read, and every hint reaches whom it is for.
 
 Agreement is judged at stage `read` where `{"after": "full-read"}` is promised, at stage `quiet`, before any read could
-repair, where `{"after": "handoff"}` is, and else only counted. Delivery: each id of a hint that was once seen durable, or a
-descendant of it, is at its target at stage `quiet`.
+repair, where `{"after": "handoff"}` or `{"after": "anti-entropy"}` is, and else only counted. Delivery: each id of a hint
+that was once seen durable, or a descendant of it, is at its target at stage `quiet`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,15 @@ from checkers.supersession import Graph, Reused, survey
 from checkers.verdict import ANOMALIES_MAX, Anomaly, Verdict, conclude, terms
 from checkers.witness import Link, Step, anomaly, ids
 from history.history import History, Operation
+
+AGREED_AT = {"full-read": "read", "handoff": "quiet", "anti-entropy": "quiet"}
+"""The stage from which on all home replicas agree, by what has brought that about."""
+
+_BY = {
+    "full-read": "after the full read",
+    "handoff": "though every hint was handed off",
+    "anti-entropy": "though anti-entropy had time to compare them",
+}
 
 RANK = ("hint-lost", "undelivered", "diverged")
 """Kinds of anomaly, worst first."""
@@ -51,9 +60,9 @@ class Convergence:
         undecided: list[str] = []
         doubts: list[str] = []
         after = promise.get("after", "full-read")
-        diverged = _agreement(history, graphs, counts, doubts, handoff=after == "handoff")
+        diverged = _agreement(history, graphs, counts, doubts, after)
         found = _Delivery(history, graphs, lww, _bound_ns(promise), counts, undecided).check()
-        if after in ("full-read", "handoff"):
+        if after in AGREED_AT:
             found += diverged
             undecided += doubts
         elif not history.observed("replica", "quiet"):
@@ -79,14 +88,15 @@ def _bound_ns(promise: dict[str, Any]) -> int | None:
 
 
 def _agreement(
-    history: History, graphs: dict[Any, Graph], counts: Counts, undecided: list[str], *, handoff: bool
+    history: History, graphs: dict[Any, Graph], counts: Counts, undecided: list[str], promised: str
 ) -> list[Anomaly]:
-    """Keys whose home replicas hold different ids, or of which some hold a tombstone and some do not: after the full
-    read, or (`handoff`) before any read, when no hint for the key is pending."""
-    after = stage(history, "quiet" if handoff else "read")
-    when = "after the heal" if handoff else "after the final reads"
+    """Keys whose home replicas hold different ids, or of which some hold a tombstone and some do not, at the stage from
+    which on they have to agree, when no hint for the key is pending: that write is still on its way."""
+    name = AGREED_AT.get(promised, "read")
+    after = stage(history, name)
+    when = "after the heal" if name == "quiet" else "after the final reads"
     at_home = homes(history)
-    pending = {key for look in after.hints.values() for _, key, _ in look.value} if handoff else set[Any]()
+    pending = {key for look in after.hints.values() for _, key, _ in look.value}
     if not at_home:
         undecided.append("nobody was asked which nodes are the home replicas")
     elif not after.replicas:
@@ -108,10 +118,10 @@ def _agreement(
         counts.keys_diverged += 1
         if key in pending:
             undecided.append(f"a hint for {key} is still pending, and its home replicas differ")
-        elif not handoff and graph is not None and graph.final_tried and graph.final is None:
+        elif promised == "full-read" and graph is not None and graph.final_tried and graph.final is None:
             undecided.append(f"{key} was never read in full, and its home replicas differ")
         else:
-            found.append(_diverged(key, held, after, graph, handoff=handoff))
+            found.append(_diverged(key, held, after, graph, promised))
     return found
 
 
@@ -120,8 +130,7 @@ def _diverged(
     held: dict[str, tuple[frozenset[Any], bool]],
     after: Stage,
     graph: Graph | None,
-    *,
-    handoff: bool,
+    promised: str,
 ) -> Anomaly:
     first = next(iter(held.values()))
     other = next(node for node, h in held.items() if h != first)
@@ -139,11 +148,10 @@ def _diverged(
         for id in apart[:1]:
             steps.append((graph.puts[id], f"{id} is at one of them only"))
             links += [(graph.puts[id], "observed", after.replicas[n]) for n, h in held.items() if id in h[0]]
-        if graph.final is not None and not handoff:
+        if graph.final is not None and promised == "full-read":
             steps.append((graph.final, "the full read, after which they have to agree"))
             links += [(graph.final, "real-time", after.replicas[node]) for node in held]
-    when = "though every hint was handed off" if handoff else "after the full read"
-    sentence = f"home replicas of key {key} differ {when}: {'; '.join(told)}"
+    sentence = f"home replicas of key {key} differ {_BY.get(promised, '')}: {'; '.join(told)}"
     return anomaly("diverged", key, sentence, steps, links)
 
 

@@ -219,7 +219,7 @@ def antichain(history: History, key: Any, before: int) -> int:
 def resurrection(history: History) -> Expected:
     mode = history.header.guarantees.get("lost_writes") or "causal"
     promise = history.header.guarantees.get("convergence")
-    full_read = isinstance(promise, dict) and promise.get("after") == "full-read"  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  a header's terms are free-form
+    agreed = isinstance(promise, dict) and promise.get("after") in ("full-read", "anti-entropy")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  a header's terms are free-form
     found: Found = set()
     read = any(_finals(history, key) for key in _keys(history))
     unread = False
@@ -227,7 +227,7 @@ def resurrection(history: History) -> Expected:
     for key in _keys(history):
         puts = _puts(history, key)
         looks = _finals(history, key)
-        if looks and full_read:
+        if looks and agreed:
             last = looks[-1][0].index
             looks = looks + [
                 (o, o.value.get(key, [])) for o in _replicas(history, "read").values() if o.index > last
@@ -354,11 +354,10 @@ def convergence(history: History) -> Expected:
     homes = _homes(history)
     after, quiet = _replicas(history, "read"), _replicas(history, "quiet")
     terms = promise.get("after", "full-read")
-    if terms in ("full-read", "handoff"):
-        after = quiet if terms == "handoff" else after
-        waiting: set[Any] = set()
-        if terms == "handoff":
-            waiting = {hint[1] for look in _hints(history, "quiet").values() for hint in look.value}
+    if terms in ("full-read", "handoff", "anti-entropy"):
+        name = "read" if terms == "full-read" else "quiet"
+        after = after if terms == "full-read" else quiet
+        waiting = {hint[1] for look in _hints(history, name).values() for hint in look.value}
         undecided = not homes or not after
         for key, nodes in homes.items():
             if any(node not in after for node in nodes):

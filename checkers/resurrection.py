@@ -39,8 +39,8 @@ class Resurrection:
             graphs = survey(history)
         except Reused as problem:
             return conclude(history, self.name, undecided=str(problem))
-        full_read = terms(history, "convergence").get("after") == "full-read"
-        after = stage(history, "read") if full_read else Stage({}, {})
+        agreed = terms(history, "convergence").get("after") in ("full-read", "anti-entropy")
+        after = stage(history, "read") if agreed else Stage({}, {})
         at_home = homes(history)
         counts = Counts()
         found: list[Anomaly] = []

@@ -346,16 +346,29 @@ class _Run:
             self.recorder.complete(await self.nemesis.invoke(invocation))
 
     async def _recover(self) -> None:
-        """Waits until no node holds a hint for another, seen twice; at most the recovery time."""
+        """Waits until no node holds a hint for another and, where anti-entropy is on, all home replicas agree, both seen
+        twice; at most the recovery time."""
         self._phase("recovery")
         began = self.world.now_ns()
         quiet = 0
         while self.world.now_ns() - began < self.settings.recovery_seconds * 1e9:
             await self.world.sleep(OBSERVE_EVERY_NS)
             pending = [await self._look("hints", self._probes[node]) for node in self.world.nodes]
-            quiet = quiet + 1 if all(p == [] for p in pending) else 0
+            still = all(p == [] for p in pending) and (not self.settings.anti_entropy or await self._agreed())
+            quiet = quiet + 1 if still else 0
             if quiet >= 2 and self.world.now_ns() - began >= QUIET_AT_LEAST_NS:
                 return
+
+    async def _agreed(self) -> bool:
+        """Whether the home replicas of every token range report the same digest; False when some node is silent."""
+        digests = {node: await self._look("digest", self._probes[node]) for node in self.world.nodes}
+        try:
+            ranges = await self._probes[self.world.nodes[0]].ranges()
+        except (Refused, Silence):
+            return False
+        if any(digest is None for digest in digests.values()):
+            return False
+        return all(len({digests[home].get(r) for home in homes}) == 1 for r, homes in ranges.items())
 
     async def _final(self) -> None:
         self._phase("final")
@@ -366,7 +379,19 @@ class _Run:
         await self._look_at_all("quiet")
         for key in keys:
             await self._read_at_last(key)
+        await self._drained()
         await self._look_at_all("read")
+
+    async def _drained(self) -> None:
+        """The final reads may have left hints: waits until none is pending, at most the recovery time."""
+        began = self.world.now_ns()
+        while self.world.now_ns() - began < self.settings.recovery_seconds * 1e9:
+            pending = [
+                await self._look("hints", self._probes[node], stage="read") for node in self.world.nodes
+            ]
+            if all(p == [] for p in pending):
+                return
+            await self.world.sleep(OBSERVE_EVERY_NS)
 
     async def _look_at_all(self, stage: str) -> None:
         for f in ("hints", "replica"):

@@ -49,6 +49,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mode: Mode = "siblings"
     read_repair: ReadRepair = "blocking"
     hinted_handoff: bool = True
+    anti_entropy: bool = True
+    anti_entropy_interval_seconds: float = 2.0
     sloppy: bool = True
     checkers: tuple[str, ...] | None = None
     """None: those that the workload names."""
@@ -282,6 +284,20 @@ OPTIONS: tuple[Option, ...] = (
         "fallbacks keep hints and deliver them, or not",
         off="no-hinted-handoff",
     ),
+    Option(
+        "anti-entropy",
+        _switch,
+        "",
+        "home replicas compare what they hold and repair it, or not",
+        off="no-anti-entropy",
+    ),
+    Option(
+        "anti-entropy-interval",
+        _duration,
+        "DURATION",
+        "how often they compare",
+        field="anti_entropy_interval_seconds",
+    ),
     Option("sloppy", _switch, "", "quorums may use fallbacks, or home replicas only", off="strict"),
     Option("checkers", _names, "NAMES", "judge by these only, commas between them", kind="checker"),
     Option("name", _text, "NAME", "what to call the run"),
@@ -457,6 +473,10 @@ def _contradictions(s: Settings) -> tuple[tuple[bool, str], ...]:
         (
             s.nemesis_interval_seconds <= 0,
             f"nemesis-interval={s.nemesis_interval_seconds:g}s has no end of faults: choose more than 0s",
+        ),
+        (
+            s.anti_entropy_interval_seconds < 0.001,
+            f"anti-entropy-interval={s.anti_entropy_interval_seconds:g}s would never rest: choose 1ms or more",
         ),
         (s.rate <= 0, f"rate={s.rate:g} asks nothing: choose more than 0 operations per second"),
         (s.concurrency < 1, f"concurrency={s.concurrency} leaves no client: choose at least 1"),

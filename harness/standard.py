@@ -63,10 +63,11 @@ COMBINATIONS: dict[str, Combination] = {
         ),
         _cell(
             "handoff-only",
-            "Isolation: hinted handoff on, read repair off. Every hint once seen durable is delivered.",
+            "Isolation: hinted handoff alone. Every hint once seen durable is delivered.",
             "register",
             "partition,kill,pause",
             read_repair="off",
+            anti_entropy=False,
         ),
         _cell(
             "handoff-converges",
@@ -74,14 +75,25 @@ COMBINATIONS: dict[str, Combination] = {
             "register",
             "partition,pause",
             read_repair="off",
+            anti_entropy=False,
             keys=100,  # few writes are overwritten, so that what one lost hint leaves behind is still there at the end
         ),
         _cell(
             "read-repair-only",
-            "Isolation: read repair on, hinted handoff off.",
+            "Isolation: read repair alone.",
             "register",
             "partition,kill,pause",
             hinted_handoff=False,
+            anti_entropy=False,
+        ),
+        _cell(
+            "anti-entropy-only",
+            "Isolation: anti-entropy alone makes all replicas agree, before any read.",
+            "register",
+            "partition,kill,pause",
+            hinted_handoff=False,
+            read_repair="off",
+            keys=40,  # few writes are overwritten, so that what one replica missed is still missing at the end
         ),
         _cell(
             "lww",

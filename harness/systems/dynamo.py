@@ -40,6 +40,8 @@ def config(settings: Settings, node: str, peers: dict[str, str]) -> Config:
         sloppy=settings.sloppy,
         hinted_handoff=settings.hinted_handoff,
         read_repair=settings.read_repair,
+        anti_entropy=settings.anti_entropy,
+        anti_entropy_interval_ms=int(settings.anti_entropy_interval_seconds * 1_000),
     )
 
 
@@ -98,8 +100,11 @@ def _overlap(settings: Settings) -> bool:
 
 
 def _converges_after(settings: Settings) -> str:
-    """What has to have happened before all home replicas agree. Without anti-entropy a coordinator that dies between a
-    write and its hints leaves a replica behind until the key is read; one that lives on leaves none."""
+    """What has to have happened before all home replicas agree. Anti-entropy needs nothing but time. Without anti-
+    entropy a coordinator that dies between a write and its hints leaves a replica behind until the key is read; one
+    that lives on leaves none."""
+    if settings.anti_entropy:
+        return "anti-entropy"
     if settings.read_repair != "off":
         return "full-read"
     coordinators_live = not {"kill", "power"} & set(settings.nemesis)
@@ -276,6 +281,10 @@ class Probe:
     async def digest(self) -> dict[str, str]:
         """token range -> digest of what the node holds of it."""
         return await self._page("/admin/digest")
+
+    async def ranges(self) -> dict[str, list[str]]:
+        """token range -> its home replicas, by this node's ring."""
+        return (await self._page("/admin/ring"))["ranges"]
 
     async def homes(self, keys: list[str]) -> dict[str, list[str]]:
         """key -> its home replicas, by this node's ring."""

@@ -27,6 +27,7 @@ GUARANTEES: tuple[dict[str, Any], ...] = (
     {"sessions": {"n": 3, "r": 2, "w": 2, "pr": 2, "pw": 2}},
     {"sessions": {"n": 3, "r": 2, "w": 2, "pr": 1, "pw": 1, "strict": True, "regular": True}},
     {"sessions": {"n": 3, "r": 1, "w": 3, "pr": 0, "pw": 3, "strict": True, "blocking": False}},
+    {"lost_writes": "causal", "convergence": {"after": "anti-entropy", "bound_seconds": 0.02}},
 )
 
 

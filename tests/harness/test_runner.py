@@ -135,10 +135,15 @@ def test_a_history_cut_off_in_the_middle_of_a_run_is_no_valid_one(outcome: runne
 @pytest.mark.parametrize(
     ("more", "after"),
     [
-        ({}, "full-read"),
-        ({"read_repair": "off", "nemesis": "partition,pause"}, "handoff"),
-        ({"read_repair": "off", "nemesis": "partition,kill"}, "delivery"),
-        ({"read_repair": "off", "nemesis": "partition", "hinted_handoff": False}, "delivery"),
+        ({}, "anti-entropy"),
+        ({"read_repair": "off", "hinted_handoff": False}, "anti-entropy"),
+        ({"anti_entropy": False}, "full-read"),
+        ({"anti_entropy": False, "read_repair": "off", "nemesis": "partition,pause"}, "handoff"),
+        ({"anti_entropy": False, "read_repair": "off", "nemesis": "partition,kill"}, "delivery"),
+        (
+            {"anti_entropy": False, "read_repair": "off", "nemesis": "partition", "hinted_handoff": False},
+            "delivery",
+        ),
     ],
 )
 def test_convergence_is_promised_only_after_what_brings_it_about(more: dict[str, object], after: str) -> None:
