@@ -90,5 +90,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Clients connected at a time; one more is answered 503 and hung up on."""
     requests_in_flight_max: int = 16_384
     """Requests of all clients; one more is answered 503 at once."""
+    log_segment_bytes: int = 16 << 20
+    """A segment of the log that has grown so far is sealed, and a new one begun."""
+    log_idle_ms: int = 1_000
+    """After so long without a write the log gets a closing mark."""
+    log_merge_bytes_per_second: int = 8 << 20
+    """How fast merges and readings of the whole disk go."""
     secret: str = ""
     """Shared secret for peer and admin ports; empty: none asked."""

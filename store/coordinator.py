@@ -154,7 +154,6 @@ class Coordinator:
 
         `ttl_ns`: how long the value is to live by this node's wall clock; 0: until it is replaced.
         """
-        await self.epochs.renew()
         record = self._next_record(key, body, context, deleted, ttl_ns)
         await self.write(key, record, want)
         return record
@@ -174,8 +173,8 @@ class Coordinator:
         wall_ns = self.runtime.clock.wall_ns()
         if lww:
             self._lww_writes += 1
-            writes, node_id = self._lww_writes, self.epochs.node_id
-            return versions.put_lww(held, node_id, writes, wall_ns, body, deleted=deleted, ttl_ns=ttl_ns)
+            writes, life = self._lww_writes, self.epochs.life
+            return versions.put_lww(held, life, writes, wall_ns, body, deleted=deleted, ttl_ns=ttl_ns)
         # What a fallback knows of a key shrinks as its hints are handed off: it must never go on counting from there.
         actor = (
             self.epochs.actor(held.clock, versions.counters(context))

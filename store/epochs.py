@@ -1,93 +1,98 @@
-"""Actor ids: who a coordinator is in a clock. A random node id plus an epoch that is leased durably and never reused.
+"""Actor ids: who a coordinator is in a clock. Drawn anew in every life of a node, never taken up again.
 
-A dot must never be made twice. A node that restarts may have lost its latest dots (they were sent before they were synced),
-so it never continues a counter of an earlier life: it takes a new epoch for each key that it coordinates in this life. The
-same holds where its own entry is missing from a clock (it was truncated) or where a client knows more of it than it does.
+A dot must never be made twice. A node that restarts may have lost its latest dots (they were sent before they were synced, the
+disk was wiped, or an old copy of it was put back), so it never continues a counter of an earlier life: it draws a life id of
+40 random bits, and counts the keys that it coordinates in that life in 24 more. Nothing of it has to be durable, so nothing that
+happens to a disk can bring an id back. The same key gets a fresh id where its own entry is missing from a clock (it was
+truncated) or where a client knows more of it than the node does.
 """
 
 from __future__ import annotations
 
-from store.log import Log
+from store.gossip import Gossip
+from store.log import LIFE, Log
 from store.replica import packed, unpacked
 from store.runtime import Runtime
 from store.versions import Entry
 
-LEASE = b"E"
-LEASED = 1 << 16
-"""Epochs taken by one durable lease."""
-
-EPOCH_BITS = 32
+EPOCH_BITS = 24
+LIFE_BITS = 40
 RETIRED_MAX = 100_000
 """Actors of forgotten keys that are remembered one by one."""
+GENERATION_MAX = 1 << 60
+"""No node has started so often: whoever says so is not believed."""
 
 
 class Epochs:
-    def __init__(self, runtime: Runtime, log: Log) -> None:
+    def __init__(self, runtime: Runtime, log: Log, gossip: Gossip) -> None:
         self._runtime = runtime
         self._log = log
-        self._node_id = 0
-        self._first = 0
-        self._next = 0
-        self._end = 0
+        self._gossip = gossip
+        self._life = 0
+        self._lives: set[int] = set()
+        """Life ids of this life: another one is drawn when the first has numbered as many keys as it can."""
         self._retired: set[int] = set()
+        """Actor ids of this life whose record this node has forgotten."""
+        self._next = 0
+        self._drawn = 0
         self.generation = 0
-        """How often this node has started, itself included."""
+        """How often this node has started, itself included, as far as its disk and its peers know."""
 
     def restore(self, payload: bytes) -> None:
-        node_id, end, generation = (int.from_bytes(p, "big") for p in unpacked(payload))
-        self._node_id, self._end, self.generation = (
-            node_id,
-            max(end, self._end),
-            max(generation, self.generation),
-        )
+        """Replays one log payload of the kind LIFE."""
+        self.generation = max(self.generation, int.from_bytes(unpacked(payload)[0], "big"))
+
+    def payload(self) -> bytes:
+        return packed(LIFE, self.generation.to_bytes(8, "big"))
 
     async def start(self) -> None:
-        """Begins a new life: node id (once), generation, first lease; returns when they are durable."""
-        if not self._node_id:
-            self._node_id = self._runtime.draw("node-id") % ((1 << 31) - 1) + 1
+        """Begins a new life; returns when its generation is durable."""
+        self._draw_life()
+        self._gossip.outlived = self._outlived
         self.generation += 1
-        self._first = self._next = self._end
-        await self._lease()
+        await self._log.append(self.payload())
 
-    async def _lease(self) -> None:
-        end = self._end + LEASED
-        await self._log.append(
-            packed(LEASE, *(n.to_bytes(8, "big") for n in (self._node_id, end, self.generation)))
-        )
-        self._end = end
+    def _outlived(self, generation: int) -> None:
+        """A peer has heard of this node in that generation, which this disk knows nothing of: it lost what it knew."""
+        if generation >= GENERATION_MAX:
+            return
+        self.generation = generation + 1
+        self._log.append(self.payload())
+        self._gossip.begin(self.generation)
 
-    async def renew(self) -> None:
-        """Leases more epochs if none is left: await it before `actor`."""
-        while self._next >= self._end:
-            await self._lease()
+    def _draw_life(self) -> None:
+        self._drawn += 1
+        self._life = self._runtime.draw("life", self._drawn) >> (64 - LIFE_BITS)
+        self._lives.add(self._life)
+        self._next = 0
 
     def actor(self, clock: tuple[Entry, ...], context: dict[int, int]) -> int:
         """The actor id under which this life may make the next dot of a key with this clock. At once, so that
         nothing can come between reading a record and writing its successor."""
         for actor, counter, _ in reversed(clock):
-            if self._ours(actor) and context.get(actor, 0) <= counter and actor not in self._retired:
+            ours = actor >> EPOCH_BITS in self._lives and actor not in self._retired
+            if ours and context.get(actor, 0) <= counter:
                 return actor
         return self.fresh()
-
-    def _ours(self, actor: int) -> bool:
-        """Whether this life made the actor."""
-        return actor >> EPOCH_BITS == self._node_id and actor & ((1 << EPOCH_BITS) - 1) >= self._first
 
     def retire(self, clock: tuple[Entry, ...]) -> None:
         """The key of this clock is being forgotten. An old context may bring an entry of it back, but not how far that
         actor had counted: it must not go on."""
-        self._retired.update(actor for actor, _, _ in clock if self._ours(actor))
+        self._retired.update(actor for actor, _, _ in clock if actor >> EPOCH_BITS in self._lives)
         if len(self._retired) > RETIRED_MAX:
-            # Everything older than now is retired with one number; it costs each key one entry more in its clock.
+            # Everything older than now is retired with one draw; it costs each key one entry more in its clock.
             self._retired.clear()
-            self._first = self._next
+            self._lives.clear()
+            self._draw_life()
 
     def fresh(self) -> int:
         """An actor id that has never made a dot."""
-        assert self._next < self._end, "renew() was not awaited"
+        if self._next >> EPOCH_BITS:
+            self._draw_life()
         self._next += 1
-        return (self._node_id << EPOCH_BITS) | (self._next - 1)
+        return (self._life << EPOCH_BITS) | (self._next - 1)
 
     @property
-    def node_id(self) -> int:
-        return self._node_id
+    def life(self) -> int:
+        """The actor id of all `lww` writes of this life."""
+        return self._life << EPOCH_BITS

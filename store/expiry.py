@@ -39,7 +39,6 @@ def is_ours(coordinator: Coordinator, key: bytes) -> bool:
 async def bury(coordinator: Coordinator, key: bytes) -> bool:
     """Replaces what has expired of a key by a tombstone, on a home replica of it. Returns whether a quorum has it; if
     not it may have been done nevertheless, and can be done again."""
-    await coordinator.epochs.renew()
     place = coordinator.place(key)
     wall_ns = coordinator.runtime.clock.wall_ns()
     held = coordinator.replica.record(key)

@@ -1,11 +1,13 @@
 """Gossip and failure detection: who seems to be up, as this node sees it.
 
 Every interval each node tells a random peer the (generation, heartbeat) of everybody it knows of, and is told in return.
-A generation is durable and goes up at every start. "Down" is a local view for routing, never a reason to drop a write: it is
-left as soon as anything is heard from the peer.
+A generation is durable and goes up at every start; where a disk has lost it, peers say how far it had come. "Down" is a local
+view for routing, never a reason to drop a write: it is left as soon as anything is heard from the peer.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from store import messages
 from store.config import Config
@@ -26,12 +28,18 @@ class Gossip:
         self._alive_ns: dict[str, int] = {}
         self._missed: set[str] = set()
         self._round = 0
+        self.outlived: Callable[[int], None] = lambda generation: None
+        """Called with the generation in which a peer has heard more of this node than it knows itself."""
+
+    def begin(self, generation: int) -> None:
+        """This node's heartbeats count from here: it is in this generation now."""
+        self._heartbeats[self._config.node] = (generation, 0)
 
     def start(self, generation: int) -> None:
         """Begins to gossip; nobody is suspected yet."""
         now = self._runtime.clock.mono_ns()
         self._alive_ns = dict.fromkeys(self._peers, now)
-        self._heartbeats[self._config.node] = (generation, 0)
+        self.begin(generation)
         self._runtime.spawn(self._rounds(), name="gossip")
 
     async def _rounds(self) -> None:
@@ -59,6 +67,9 @@ class Gossip:
             if node in self._alive_ns and beat > self._heartbeats.get(node, (0, -1)):
                 self._heartbeats[node] = beat
                 self._alive_ns[node] = now
+        own = message.heartbeats.get(self._config.node)
+        if own is not None and own > self._heartbeats[self._config.node]:
+            self.outlived(own[0])
         if message.answer:
             self._tell(src, answer=False)
 

@@ -10,16 +10,13 @@ from store import messages, versions
 from store.config import Config
 from store.gossip import Gossip
 from store.horizon import Horizon
-from store.log import Log
+from store.log import HINT, HINT_DONE, Log
 from store.metrics import Metrics
 from store.quorum import Calls, Gather
 from store.replica import packed, unpacked
 from store.rounds import Rounds
-from store.runtime import DiskError, Future, Runtime
+from store.runtime import Future, Runtime
 from store.versions import Record
-
-HINT = b"H"
-HINT_DONE = b"D"
 
 WINDOW = 32
 """Hints in flight to one target at a time."""
@@ -54,8 +51,8 @@ class Hints:
         self._draining: set[str] = set()
         self._wakers: dict[str, Future] = {}
 
-    def restore(self, payload: bytes) -> None:
-        """Replays one log payload of the kind HINT or HINT_DONE."""
+    def restore(self, payload: bytes) -> int:
+        """Replays one log payload of the kind HINT or HINT_DONE; returns the hint's number."""
         parts = unpacked(payload)
         id = int.from_bytes(parts[0], "big")
         self._next = max(self._next, id)
@@ -65,6 +62,15 @@ class Hints:
             self._horizon.hint_restored(id, stamp)
         else:
             self._drop(parts[1].decode(), id)
+        return id
+
+    def payload(self, id: int) -> bytes | None:
+        """The log payload of a pending hint, if it is one."""
+        for target, hints in self._pending.items():
+            if (hint := hints.get(id)) is not None:
+                stamp = self._horizon.hint_stamp(id)
+                return packed(HINT, id.to_bytes(8, "big"), target.encode(), *hint, stamp)
+        return None
 
     def start(self) -> None:
         for target in self._pending:
@@ -83,13 +89,8 @@ class Hints:
         return done
 
     async def _store(self, id: int, target: str, key: bytes, record: bytes, done: Future) -> None:
-        try:
-            stamp = self._horizon.stamp()
-            await self._log.append(packed(HINT, id.to_bytes(8, "big"), target.encode(), key, record, stamp))
-        except DiskError as problem:
-            self._horizon.hint_dropped(id)
-            done.set_exception(problem)
-            return
+        stamp = self._horizon.stamp()
+        await self._log.append(packed(HINT, id.to_bytes(8, "big"), target.encode(), key, record, stamp))
         self._add(target, id, key, record)
         unsynced = self._unsynced[key]
         del unsynced[id]

@@ -18,14 +18,11 @@ from xxhash import xxh3_64_intdigest
 
 from store import messages
 from store.config import Config
-from store.log import Log
+from store.log import AGE, Log
 from store.messages import Age
 from store.metrics import Metrics
 from store.replica import packed, unpacked
-from store.runtime import DiskError, Runtime
-
-MARK = b"A"
-"""First byte of a log payload: a stamp, and how far behind the exchanges were by then."""
+from store.runtime import Runtime
 
 _STAMP = struct.Struct(">qqQ")
 
@@ -86,6 +83,14 @@ class Horizon:
 
     # Hints.
 
+    def hint_stamp(self, id: int) -> bytes:
+        """The moment at which the hint was stored, for the log."""
+        since = self._hints.get(id)
+        if since is None:
+            return _STAMP.pack(self._hints_by_wall[id], 0, 0)
+        clock = self._runtime.clock
+        return _STAMP.pack(clock.wall_ns() - (clock.mono_ns() - since), since, self._boot)
+
     def hint_stored(self, id: int) -> None:
         self._hints[id] = self._mono_ns()
 
@@ -103,7 +108,7 @@ class Horizon:
     # What outlives this life.
 
     def restore(self, payload: bytes) -> None:
-        """Replays one log payload of the kind MARK. The last one counts."""
+        """Replays one log payload of the kind AGE. The last one counts."""
         stamp, behind = unpacked(payload)
         wall_ns, mono_ns, boot = _STAMP.unpack(stamp)
         behind_ns = int.from_bytes(behind, "big")
@@ -139,11 +144,8 @@ class Horizon:
         )
         behind_ns = max(self.lags_ns().values(), default=0)
         self._look()
-        try:
-            # A mark that is lost leaves an older one, which says that everything is older.
-            self._log.append(packed(MARK, self.stamp(), behind_ns.to_bytes(8, "big")))
-        except DiskError:
-            return  # the log has said so
+        # A mark that is lost leaves an older one, which says that everything is older.
+        self._log.append(packed(AGE, self.stamp(), behind_ns.to_bytes(8, "big")))
 
     # What peers remember of an earlier life.
 

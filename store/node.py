@@ -8,22 +8,23 @@ from typing import Any
 from store import api, door, messages, metrics
 from store.antientropy import AntiEntropy
 from store.api import Api, BadRequest, RequestParser
+from store.compaction import Compaction
 from store.config import Config
 from store.coordinator import Coordinator
-from store.epochs import LEASE, Epochs
+from store.epochs import Epochs
 from store.forwarding import Forwarding
 from store.gossip import Gossip
-from store.hints import HINT, HINT_DONE, Hints
-from store.horizon import MARK, Horizon
-from store.log import Log
+from store.hints import Hints
+from store.horizon import Horizon
+from store.log import AGE, DROP, HINT, HINT_DONE, LIFE, PUT, ROUND, Entry, Log, Restore
 from store.messages import Forward, ForwardDone, Ping, Pong, Read, ReadDone, ReapAnswer, Write, WriteDone
 from store.metrics import Metrics
 from store.quorum import Calls
 from store.reaper import Reaper
-from store.replica import DROP, PUT, Replica
+from store.replica import Replica
 from store.ring import Ring
-from store.rounds import ROUND, Rounds
-from store.runtime import BadMessage, DiskError, Future, Runtime
+from store.rounds import Rounds
+from store.runtime import BadMessage, Future, Runtime
 
 
 class Node:
@@ -34,10 +35,11 @@ class Node:
         self.runtime = runtime
         self.metrics = Metrics()
         self.ring = Ring(config.peers, config.token_ranges)
-        self.log = Log(runtime)
+        self.log = Log(config, runtime)
+        self.compaction = Compaction(config, runtime, self.log, self._payload_of)
         self.calls = Calls()
-        self.epochs = Epochs(runtime, self.log)
         self.gossip = Gossip(config, runtime, self.metrics)
+        self.epochs = Epochs(runtime, self.log, self.gossip)
         self.replica = Replica(self.log, config.token_ranges, self._is_lww)
         self.horizon = Horizon(config, runtime, self.log, self.metrics)
         self.rounds = Rounds(runtime.net, self.log, self.calls, self.metrics, config.token_ranges)
@@ -82,21 +84,29 @@ class Node:
     def _is_lww(self, key: bytes) -> bool:
         return self.coordinator.place(key).lww
 
+    def _payload_of(self, entry: Entry) -> bytes | None:
+        """What the log has to hold of an entry, as memory knows it."""
+        if isinstance(entry, int):
+            return self.hints.payload(entry)
+        if isinstance(entry, bytes):
+            return self.replica.payload(entry)
+        if entry[:1] == "R":
+            return self.rounds.payload(int(entry[1:], 16))
+        return self.epochs.payload() if entry == "E" else None  # ages are written again soon enough
+
     async def start(self) -> None:
-        """Recovers from the log, takes a new generation and epochs, and joins the others."""
+        """Recovers from the log, takes a new generation and actor ids, and joins the others."""
         self.horizon.begin()
-        found = await self.log.open()
-        restorers = {
+        restorers: dict[bytes, Restore] = {
             PUT: self.replica.restore,
             HINT: self.hints.restore,
             HINT_DONE: self.hints.restore,
             DROP: self.replica.restore,
             ROUND: self.rounds.restore,
-            LEASE: self.epochs.restore,
-            MARK: self.horizon.restore,
+            LIFE: self.epochs.restore,
+            AGE: self.horizon.restore,
         }
-        for payload in found.payloads:
-            restorers[payload[:1]](payload)
+        found = await self.log.open(lambda payload: restorers[payload[:1]](payload))
         self.metrics.bad_records += found.bad_records
         self.metrics.records_dropped_at_recovery += found.bytes_cut > 0
         self.horizon.restored()
@@ -108,6 +118,7 @@ class Node:
         self.horizon.start((self.runtime.draw("horizon-life") >> 2) + 1)
         self.anti_entropy.start()
         self.reaper.start()
+        self.compaction.start()
         self.runtime.log(
             f"serving: start {self.epochs.generation}, {len(self.replica)} keys, {len(self.hints.pending())} hints, "
             f"{found.bytes_cut} bytes of torn tail cut, {found.bad_records} damaged records skipped"
@@ -155,21 +166,15 @@ class Node:
     def _write(self, src: str, message: Write) -> None:
         if self.rounds.refuses(src, message):
             return
-        try:
-            if message.hint_for:
-                durable = self.hints.store(message.hint_for, message.key, message.record)
-            else:
-                self.metrics.replica_writes += 1
-                durable = self.replica.join(message.key, message.record)
-        except DiskError:
-            return  # silence: the coordinator turns to somebody else
+        if message.hint_for:
+            durable = self.hints.store(message.hint_for, message.key, message.record)
+        else:
+            self.metrics.replica_writes += 1
+            durable = self.replica.join(message.key, message.record)
         self._answer(durable, src, WriteDone(message.id))
 
     def _read(self, src: str, message: Read) -> None:
-        try:
-            ahead = self.rounds.ahead(message.key, message.round)
-        except DiskError:
-            return
+        ahead = self.rounds.ahead(message.key, message.round)
         if ahead is None:
             self._answer_read(src, message)
         else:
@@ -186,7 +191,7 @@ class Node:
         self._answer(durable, src, ReadDone(message.id, record))
 
     def _answer(self, durable: Future | None, src: str, answer: WriteDone | ReadDone) -> None:
-        """Sends the answer once what it says is durable; after a disk error, never."""
+        """Sends the answer once what it says is durable."""
         frame = messages.encode(answer)
         if durable is None:
             self.runtime.net.send(src, frame)
@@ -194,8 +199,7 @@ class Node:
             durable.add_done_callback(partial(self._send_durably, src, frame))
 
     def _send_durably(self, src: str, frame: bytes, durable: Future) -> None:
-        if durable.exception() is None:
-            self.runtime.net.send(src, frame)
+        self.runtime.net.send(src, frame)
 
     async def http(self, request: bytes) -> bytes:
         """One whole HTTP request for one whole response; what the simulator calls."""

@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from store import versions
-from store.log import Log
+from store.log import DROP, PUT, Log
 from store.merkle import HASH_VERSION, TokenRange
 from store.ring import token
 from store.runtime import Future
 from store.versions import EMPTY, Record
-
-PUT = b"P"
-"""First byte of a log payload: a record under its key."""
-DROP = b"X"
-"""First byte of a log payload: nothing is held under this key any more."""
 
 
 def packed(kind: bytes, *parts: bytes) -> bytes:
@@ -49,9 +44,6 @@ class Replica:
         self.ranges: dict[int, TokenRange] = {
             r: TokenRange(token_ranges, hash_version) for r in range(token_ranges)
         }
-        self._unsynced: dict[bytes, tuple[int, Future]] = {}
-        self._latest: tuple[int, Future] | None = None
-        """Of all that is perhaps not yet durable, the batch that comes last."""
 
     def __len__(self) -> int:
         return sum(len(r.records) for r in self.ranges.values())
@@ -60,14 +52,21 @@ class Replica:
         for token_range in self.ranges.values():
             yield from token_range.records.items()
 
-    def restore(self, payload: bytes) -> None:
-        """Replays one log payload of the kind PUT or DROP. Later records descend from earlier ones up to a DROP."""
+    def restore(self, payload: bytes) -> bytes:
+        """Replays one log payload of the kind PUT or DROP; returns its key. Each PUT is all that was held of the key: the
+        last counts."""
         key, *record = unpacked(payload)
         records = self.ranges[token(key) * self._token_ranges >> 64].records
         if record:
             records[key] = record[0]
         else:
             records.pop(key, None)
+        return key
+
+    def payload(self, key: bytes) -> bytes | None:
+        """The log payload of what is held of a key, if anything."""
+        record = self.load(key)
+        return packed(PUT, key, record) if record else None
 
     def load(self, key: bytes) -> bytes:
         """The encoded record, empty if there is none; perhaps not yet durable."""
@@ -75,21 +74,11 @@ class Replica:
 
     def unsynced(self, key: bytes) -> Future | None:
         """What to wait for before `load(key)` may be shown to anybody, if anything."""
-        pending = self._unsynced.get(key)
-        if pending is None:
-            return None
-        batch, future = pending
-        if batch > self._log.synced:
-            return future
-        if self._log.synced == self._log.batch - 1:
-            self._unsynced.clear()
-        return None
+        return self._log.unsynced(key)
 
     def settled(self) -> Future | None:
         """What to wait for before everything held now may be relied on, if anything."""
-        if self._latest is not None and self._latest[0] > self._log.synced:
-            return self._latest[1]
-        return None
+        return self._log.settled
 
     def record(self, key: bytes) -> Record:
         held = self.load(key)
@@ -108,18 +97,16 @@ class Replica:
 
     def store(self, key: bytes, record: bytes) -> Future:
         """Replaces what is held by a record that descends from it. The future is set once it is durable."""
-        future = self._log.append(packed(PUT, key, record))
+        future = self._log.append(packed(PUT, key, record), key)
         key_token = token(key)
         self.ranges[key_token * self._token_ranges >> 64].put(key, key_token, record)
-        self._latest = self._unsynced[key] = (self._log.batch, future)
         return future
 
     def drop(self, key: bytes) -> Future:
         """Forgets a key. The future is set once that is durable."""
-        future = self._log.append(packed(DROP, key))
+        future = self._log.append(packed(DROP, key), key)
         key_token = token(key)
         self.ranges[key_token * self._token_ranges >> 64].drop(key, key_token)
-        self._latest = self._unsynced[key] = (self._log.batch, future)
         return future
 
     def digests(self) -> dict[int, str]:

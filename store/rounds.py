@@ -13,15 +13,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from store import messages
-from store.log import Log
+from store.log import ROUND, Log
 from store.metrics import Metrics
 from store.quorum import Calls
 from store.replica import packed, unpacked
 from store.ring import token
 from store.runtime import DiskError, Future, Network
-
-ROUND = b"R"
-"""First byte of a log payload: a token range has come to a round."""
 
 
 class Rounds:
@@ -47,12 +44,15 @@ class Rounds:
         if round > self.stamps[token_range]:
             self.floors[token_range] = self.stamps[token_range] = round
 
+    def payload(self, token_range: int) -> bytes:
+        """The log payload of how far a token range has come."""
+        return packed(ROUND, token_range.to_bytes(4, "big"), self.floors[token_range].to_bytes(8, "big"))
+
     def raise_to(self, token_range: int, round: int) -> Future:
         """Comes up to a round that is not durable here yet. Raises DiskError."""
         if round > self.floors[token_range]:
-            payload = packed(ROUND, token_range.to_bytes(4, "big"), round.to_bytes(8, "big"))
-            durable = self._rising[token_range] = self._log.append(payload)
             self.floors[token_range] = round
+            durable = self._rising[token_range] = self._log.append(self.payload(token_range))
             durable.add_done_callback(partial(self._risen, token_range, round))
         return self._rising[token_range]
 

@@ -117,3 +117,7 @@ class Runtime(Protocol):
     def log(self, text: str) -> None:
         """One line for the node's log."""
         ...
+
+    def halt(self, reason: str) -> None:
+        """Ends this life at once, as a crash would: nothing of it is sent, written or run any more."""
+        ...

@@ -35,13 +35,8 @@ _ALL: tuple[Mutant, ...] = (
             Patch(
                 "store/hints.py",
                 """\
-        try:
-            stamp = self._horizon.stamp()
-            await self._log.append(packed(HINT, id.to_bytes(8, "big"), target.encode(), key, record, stamp))
-        except DiskError as problem:
-            self._horizon.hint_dropped(id)
-            done.set_exception(problem)
-            return
+        stamp = self._horizon.stamp()
+        await self._log.append(packed(HINT, id.to_bytes(8, "big"), target.encode(), key, record, stamp))
 """,
                 "",
             ),
@@ -57,15 +52,19 @@ _ALL: tuple[Mutant, ...] = (
             Patch(
                 "store/log.py",
                 """\
-                disk.append(NAME, content)
-                await disk.fsync(NAME)
-            except""",
+        disk.append(segment.name, content)
+        await disk.fsync(segment.name)
+        segment.size += len(content)
+        self._closed = False
+""",
                 """\
-                disk.append(NAME, content)
-                if not self._due:
-                    self._due = True
-                    self._runtime.spawn(self._sync(), name="log-sync")
-            except""",
+        disk.append(segment.name, content)
+        if not self._due:
+            self._due = True
+            self._runtime.spawn(self._sync(segment.name), name="log-sync")
+        segment.size += len(content)
+        self._closed = False
+""",
             ),
             Patch(
                 "store/log.py",
@@ -73,10 +72,10 @@ _ALL: tuple[Mutant, ...] = (
                 """\
     _due = False
 
-    async def _sync(self) -> None:
+    async def _sync(self, name: str) -> None:
         await self._runtime.sleep(100_000_000)
         self._due = False
-        await self._disk.fsync(NAME)
+        await self._disk.fsync(name)
 
     async def _flush(self) -> None:
 """,

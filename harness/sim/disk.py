@@ -21,6 +21,9 @@ SECTOR_BYTES = 512
 SYNC_NS = table_of(((0, 200_000), (700, 500_000), (990, 2_000_000), (1000, 8_000_000)))
 """An SSD with a queue: mostly half a millisecond, now and then eight."""
 
+READ_BYTES = 4096
+"""What is lost at a time where a disk cannot read."""
+
 SPELL_NS = 2_000_000_000
 BUSY_ONE_IN = 4
 BUSY_FACTOR = 20
@@ -42,18 +45,22 @@ class _File:
     Writes are only listed; the two images of the content are brought up to date when somebody looks.
     """
 
-    __slots__ = ("applied", "cache", "cached", "durable", "size", "synced", "writes")
+    __slots__ = ("applied", "cache", "cached", "durable", "lost", "size", "synced", "unreadable", "writes")
 
-    def __init__(self) -> None:
+    def __init__(self, content: bytes = b"") -> None:
         self.writes: list[tuple[int, bytes]] = []
         """(offset, content), the first `applied` of all time not among them."""
         self.applied = 0
         self.synced = 0
         """How many writes of all time are durable."""
-        self.size = 0
-        self.durable = bytearray()
+        self.size = len(content)
+        self.durable = bytearray(content)
         """The first `applied` writes of all time."""
-        self.cache = bytearray()
+        self.lost: set[int] = set()
+        """Writes that a failed fsync has dropped: the page cache shows them as clean, and the platter never gets them."""
+        self.unreadable: set[int] = set()
+        """Sectors that the disk cannot read."""
+        self.cache = bytearray(content)
         self.cached = 0
         """What the page cache shows: `cache` holds the first `cached` writes of all time."""
 
@@ -72,8 +79,9 @@ class _File:
         """Applies the durable writes and forgets them: only what may still be lost is left in `writes`."""
         self.content()
         done = self.synced - self.applied
-        for offset, content in self.writes[:done]:
-            _apply(self.durable, offset, content)
+        for number, (offset, content) in enumerate(self.writes[:done], start=self.applied):
+            if number not in self.lost:
+                _apply(self.durable, offset, content)
         del self.writes[:done]
         self.applied = self.synced
 
@@ -118,6 +126,15 @@ class Platter:
         self.factor = 1
         """By how much the present spell slows syncs down."""
         self.spell_ends_ns = 0
+        self.slowed_by = 1
+        """A fault: every sync takes so many times as long."""
+        self.fsyncs_to_fail = 0
+        """A fault: so many of the next fsyncs of files fail, and drop what they were to make durable."""
+        self.full = False
+        """A fault: no append has room."""
+        self.hits = 0
+        """How many syncs and appends a fault has touched."""
+        self.rots = 0
         self.latencies = Latencies(draws.seed, SYNC_NS, "fsync", node)
         self._draws = draws
 
@@ -131,7 +148,9 @@ class Platter:
         """How long a sync that begins now will take."""
         if now_ns >= self.spell_ends_ns:
             self.enter_spell(now_ns)
-        return self.latencies() * self.factor
+        if self.slowed_by > 1:
+            self.hits += 1
+        return self.latencies() * self.factor * self.slowed_by
 
     def unsynced(self) -> int:
         """How many writes and names only the page cache holds."""
@@ -163,10 +182,63 @@ class Platter:
                     _apply(file.durable, offset, content)
             file.applied = file.synced = file.cached = file.last
             file.writes.clear()
+            file.lost.clear()
             file.cache = bytearray(file.durable)
             file.size = len(file.durable)
         self.names = dict(self.durable_names)
         return lost
+
+    def wipe(self) -> int:
+        """An empty disk in its place; returns how many bytes there were."""
+        had = sum(file.size for file in self.names.values())
+        self.put_back({})
+        return had
+
+    def snapshot(self) -> dict[str, bytes]:
+        """A copy of every file, as the page cache shows them."""
+        return {name: bytes(file.content()) for name, file in self.names.items()}
+
+    def put_back(self, snapshot: dict[str, bytes]) -> None:
+        """This copy in place of whatever was there, durably. Only for a node that does not run."""
+        self.pending_applied += len(self.pending)
+        self.pending.clear()
+        self.names = {name: _File(content) for name, content in snapshot.items()}
+        self.durable_names = dict(self.names)
+
+    def rot(self, flips: int, *, unreadable: bool) -> list[str]:
+        """Flips bits of what is durable (or makes their sectors unreadable), where they are drawn; says where.
+
+        The page cache shows them too: rot matters once a page has left it, and was read again.
+        """
+        self.rots += 1
+        found: list[str] = []
+        for flip in range(flips):
+            for file in self.names.values():
+                file.settle()
+            rotten = [(name, file) for name, file in sorted(self.names.items()) if file.durable]
+            if not rotten:
+                break
+            at = self._draws.below(sum(len(f.durable) for _, f in rotten), "rot", self.node, self.rots, flip)
+            name, file = rotten[0]
+            for name, file in rotten:  # noqa: B007 # the one that the drawn byte falls into
+                if at < len(file.durable):
+                    break
+                at -= len(file.durable)
+            if unreadable:
+                file.unreadable.add(at // READ_BYTES)
+                found.append(f"{name} sector {at // READ_BYTES}")
+            else:
+                bit = 1 << self._draws.below(8, "rot-bit", self.node, self.rots, flip)
+                file.durable[at] ^= bit
+                if at < len(file.cache):
+                    file.cache[at] ^= bit
+                found.append(f"{name} byte {at}")
+        return found
+
+    def tear(self, size: int) -> int:
+        """How much of an append of that many bytes still has room on a full disk."""
+        self.hits += 1
+        return self._draws.below(size + 1, "short-write", self.node, self.hits)
 
     def _tear(
         self, durable: bytearray, offset: int, content: bytes, number: int, name: str, write: int
@@ -211,11 +283,23 @@ class SimDisk:
         return self._file(name).size
 
     def read(self, name: str, offset: int = 0, size: int = -1) -> bytes:
-        content = self._file(name).content()
+        file = self._file(name)
+        content = file.content()
+        if file.unreadable:
+            first = offset // READ_BYTES
+            last = (len(content) if size < 0 else min(offset + size, len(content))) // READ_BYTES
+            if any(first <= sector <= last for sector in file.unreadable):
+                raise DiskError(f"cannot read {name}: Input/output error")
         return bytes(content[offset:] if size < 0 else content[offset : offset + size])
 
     def append(self, name: str, content: bytes) -> None:
         platter = self._platter
+        if platter.full:
+            short = platter.tear(len(content))
+            platter.full = False
+            self.append(name, content[:short])
+            platter.full = True
+            raise DiskError(f"cannot append to {name}: no space left on device")
         file = platter.names.get(name)
         if file is None:
             file = platter.names[name] = _File()
@@ -268,8 +352,19 @@ class SimDisk:
         done = Future(loop.ready, self._gate.failed)
         when_ns = loop.now_ns + self._platter.sync_ns(loop.now_ns)
         upto = file.applied + len(file.writes)
-        heappush(loop.heap, (when_ns, loop.sequence(), self._synced, (file, upto, done), self._gate))
+        ended = self._synced
+        if self._platter.fsyncs_to_fail:
+            self._platter.fsyncs_to_fail -= 1
+            ended = self._sync_failed
+        heappush(loop.heap, (when_ns, loop.sequence(), ended, (file, upto, done), self._gate))
         return done
+
+    def _sync_failed(self, file: _File, upto: int, done: Future) -> None:
+        """The kernel says so once, drops the pages, and calls them clean from then on."""
+        self._platter.hits += 1
+        file.lost.update(range(file.synced, upto))
+        file.synced = max(file.synced, upto)
+        done.set_exception(DiskError("cannot fsync: Input/output error"))
 
     def _synced(self, file: _File, upto: int, done: Future) -> None:
         if upto > file.synced:  # noqa: PLR1730 # max() costs a call in the hot path

@@ -81,6 +81,7 @@ class SimRuntime:
         "_sequence",
         "clock",
         "disk",
+        "ended",
         "gate",
         "net",
         "node",
@@ -95,6 +96,8 @@ class SimRuntime:
         self.number = number
         """Which life of the node this is."""
         self.gate = Gate(self._callback_failed)
+        self.ended: Callable[[SimRuntime], None] = lambda life: None
+        """Told, an instant later, that this life has ended itself."""
         self.clock = SimClock(loop, machine)
         self.net = SimNet(loop, network, machine.node, self.gate, trace)
         self.disk = SimDisk(loop, self.gate, machine.platter, trace)
@@ -137,6 +140,15 @@ class SimRuntime:
     def log(self, text: str) -> None:
         if not self.gate.shut:
             self._machine.log(text)
+
+    def halt(self, reason: str) -> None:
+        if self.gate.shut:
+            return
+        self.log(f"ends itself: {reason}")
+        self.gate.open = False
+        self.gate.shut = True
+        # Not from within: the dying life's tasks are parked, the one that runs now among them.
+        self._loop.post_ns(self._loop.now_ns, self.ended, self)
 
     def _task_failed(self, name: str, problem: BaseException) -> None:
         self.log(f"task {name} failed:\n{''.join(traceback.format_exception(problem)).rstrip()}")

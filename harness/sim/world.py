@@ -11,6 +11,7 @@ import contextlib
 import gc
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import contextmanager
+from functools import partial
 from heapq import heappush
 from typing import Any, Protocol
 
@@ -405,6 +406,7 @@ class SimWorld:
         machine = seat.machine
         machine.lives += 1
         life = SimRuntime(self.loop, machine, self._network, self.seed, self.trace, machine.lives)
+        life.ended = partial(self._exited, seat)
         seat.life = life
         seat.serving = False
         delay_ns = self._draws.between(START_NS_MIN, START_NS_MAX, "start", node, machine.lives)

@@ -90,6 +90,7 @@ async def _serve(config: Config) -> None:
     peer_listener.close()
     runtime.net.close()
     runtime.net.complain.flush()
+    await node.log.close()
     runtime.disk.close()
     runtime.log("stopped")
 

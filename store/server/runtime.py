@@ -15,6 +15,9 @@ from store.config import Config
 from store.server.disk import RealDisk
 from store.server.peers import RealNetwork
 
+HALTED = 74
+"""The exit status of a node that ended itself (EX_IOERR in sysexits.h: its disk failed)."""
+
 
 class RealClock:
     """The machine's own clocks."""
@@ -98,3 +101,8 @@ class RealRuntime:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
         sys.stderr.write(f"{stamp}.{int(now % 1 * 1000):03d}Z {self.node} {text}\n")
         sys.stderr.flush()
+
+    def halt(self, reason: str) -> None:
+        self.log(f"ends itself: {reason}")
+        # Not by an exception or an orderly stop: those would go on to write and to answer.
+        os._exit(HALTED)
