@@ -16,6 +16,7 @@ from nemeses.fault import HealPartition, Kill, Partition, Pause, Restart, Resume
 from store import messages
 from store.config import Config
 from store.coordinator import Unsatisfied
+from store.log import Entry
 from store.messages import (
     Compare,
     CompareDone,
@@ -67,8 +68,8 @@ class Witness(Node):
     def _watch_log(self) -> None:
         append = self.log.append
 
-        def watched(payload: bytes) -> Future:
-            future = append(payload)
+        def watched(payload: bytes, entry: Entry | None = None) -> Future:
+            future = append(payload, entry)
             self.appended.append(future)
             return future
 
