@@ -2,11 +2,13 @@
 
 Agreement is judged at stage `read` where `{"after": "full-read"}` is promised, at stage `quiet`, before any read could
 repair, where `{"after": "handoff"}` or `{"after": "anti-entropy"}` is, and else only counted. Delivery: each id of a hint
-that was once seen durable, or a descendant of it, is at its target at stage `quiet`.
+that was once seen durable, or a descendant of it, is at its target at stage `quiet`. Where `comes_to_rest` is promised,
+anti-entropy stops sending keys once nothing is written.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -27,7 +29,7 @@ _BY = {
     "anti-entropy": "though anti-entropy had time to compare them",
 }
 
-RANK = ("hint-lost", "undelivered", "diverged")
+RANK = ("hint-lost", "undelivered", "diverged", "restless")
 """Kinds of anomaly, worst first."""
 
 
@@ -67,6 +69,8 @@ class Convergence:
             undecided += doubts
         elif not history.observed("replica", "quiet"):
             undecided.append("no node was looked at after the heal")
+        if promise.get("comes_to_rest"):
+            found += _restless(history)
         found.sort(key=lambda a: (RANK.index(a.kind), a.witness))
         return conclude(
             history,
@@ -123,6 +127,28 @@ def _agreement(
         else:
             found.append(_diverged(key, held, after, graph, promised))
     return found
+
+
+def _restless(history: History) -> list[Anomaly]:
+    """Anti-entropy that goes on sending keys when all is quiet: more of them at every look at stage `rest`."""
+    looks: dict[str | None, list[Operation]] = {}
+    for o in history.observed("exchanged", "rest"):
+        looks.setdefault(o.node, []).append(o)
+    turns = list(zip(*looks.values(), strict=False))
+    sent = [sum(o.value for o in turn) for turn in turns]
+    if len(sent) < 3 or any(b <= a for a, b in pairwise(sent)):
+        return []
+    node, own = max(looks.items(), key=lambda item: item[1][-1].value - item[1][0].value)
+    first, last = own[0], own[-1]
+    steps: list[Step] = [
+        (first, f"anti-entropy of {node} had sent {first.value} keys when all was quiet"),
+        (last, f"and {last.value} when nothing had happened since"),
+    ]
+    sentence = (
+        f"anti-entropy never comes to rest: {sent[-1] - sent[0]} more keys sent in {len(sent) - 1} looks, "
+        f"though nothing was written"
+    )
+    return [anomaly("restless", None, sentence, steps, [(first, "observed", last)])]
 
 
 def _diverged(

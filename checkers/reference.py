@@ -382,6 +382,13 @@ def convergence(history: History) -> Expected:
         undecided = undecided or kind == "undecided"
         if kind not in ("undecided", "delivered"):
             found.add((kind, key, target))
+    if promise.get("comes_to_rest"):
+        looks = history.observed("exchanged", "rest")
+        nodes = {o.node for o in looks}
+        own = [[o.value for o in looks if o.node == node] for node in nodes]
+        sent = [sum(turn) for turn in zip(*own, strict=False)]
+        if len(sent) > 2 and sent == sorted(set(sent)):
+            found.add(("restless", None, None))
     return _expected(found, undecided)
 
 

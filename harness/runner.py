@@ -46,6 +46,9 @@ OBSERVE_EVERY_NS = 500_000_000
 QUIET_AT_LEAST_NS = 2_500_000_000
 """Longer than a coordinator works on a write whose client has gone, so that no hint comes after the look at hints."""
 
+REST_LOOKS = 4
+"""At what anti-entropy sends once all is quiet: one exchange that was still on its way proves nothing."""
+
 FINAL_ATTEMPTS_MAX = 20
 FINAL_RETRY_NS = 250_000_000
 GRACE_NS = 5_000_000_000
@@ -354,7 +357,9 @@ class _Run:
         while self.world.now_ns() - began < self.settings.recovery_seconds * 1e9:
             await self.world.sleep(OBSERVE_EVERY_NS)
             pending = [await self._look("hints", self._probes[node]) for node in self.world.nodes]
-            still = all(p == [] for p in pending) and (not self.settings.anti_entropy or await self._agreed())
+            still = all(p == [] for p in pending) and (
+                not dynamo.compares(self.settings) or await self._agreed()
+            )
             quiet = quiet + 1 if still else 0
             if quiet >= 2 and self.world.now_ns() - began >= QUIET_AT_LEAST_NS:
                 return
@@ -381,6 +386,16 @@ class _Run:
             await self._read_at_last(key)
         await self._drained()
         await self._look_at_all("read")
+        if self.settings.anti_entropy:
+            await self._at_rest()
+
+    async def _at_rest(self) -> None:
+        """Looks how many keys anti-entropy sends while nothing happens, once in every interval."""
+        for turn in range(REST_LOOKS):
+            if turn:
+                await self.world.sleep(int(self.settings.anti_entropy_interval_seconds * 1.25e9))
+            for node in self.world.nodes:
+                await self._look("exchanged", self._probes[node], stage="rest")
 
     async def _drained(self) -> None:
         """The final reads may have left hints: waits until none is pending, at most the recovery time."""
@@ -446,6 +461,8 @@ class _Run:
                 asking = probe.hints()
             case "digest":
                 asking = probe.digest()
+            case "exchanged":
+                asking = probe.exchanged()
             case "homes":
                 asking = probe.homes(keys or [])
             case "records":

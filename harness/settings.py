@@ -51,6 +51,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     hinted_handoff: bool = True
     anti_entropy: bool = True
     anti_entropy_interval_seconds: float = 2.0
+    mixed_hashes: bool = False
     sloppy: bool = True
     checkers: tuple[str, ...] | None = None
     """None: those that the workload names."""
@@ -297,6 +298,12 @@ OPTIONS: tuple[Option, ...] = (
         "DURATION",
         "how often they compare",
         field="anti_entropy_interval_seconds",
+    ),
+    Option(
+        "mixed-hashes",
+        _switch,
+        "",
+        "every second node hashes its trees in the next version, as in the midst of an upgrade",
     ),
     Option("sloppy", _switch, "", "quorums may use fallbacks, or home replicas only", off="strict"),
     Option("checkers", _names, "NAMES", "judge by these only, commas between them", kind="checker"),

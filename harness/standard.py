@@ -96,6 +96,13 @@ COMBINATIONS: dict[str, Combination] = {
             keys=40,  # few writes are overwritten, so that what one replica missed is still missing at the end
         ),
         _cell(
+            "mixed-hashes",
+            "In the midst of an upgrade: nodes that hash their trees differently do not compare, and all else goes on.",
+            "register",
+            "partition,kill,pause",
+            mixed_hashes=True,
+        ),
+        _cell(
             "lww",
             "Last writer wins: its losses are counted.",
             "set",

@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from store.merkle import HASH_VERSION
+
 Mode = Literal["siblings", "lww"]
 ReadRepair = Literal["blocking", "async", "off"]
 
@@ -77,6 +79,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Whether this node compares its hash trees with other home replicas', and repairs what differs. It answers always."""
     anti_entropy_interval_ms: int = 5_000
     anti_entropy_bytes_per_second: int = 16 << 20
+    hash_version: int = HASH_VERSION
+    """How this node hashes its trees. Nodes of different versions do not compare; hints and read repair go on. Raise it on one
+    node after the other."""
 
     clock_entries_max: int = 10
     siblings_warn: int = 25

@@ -19,7 +19,7 @@ import msgspec
 
 from store import messages, wire
 from store.config import Config
-from store.merkle import HASH_VERSION, WHOLE, TokenRange, Tree
+from store.merkle import WHOLE, TokenRange, Tree
 from store.messages import (
     Compare,
     CompareDone,
@@ -138,7 +138,7 @@ class Exchange:
         self._rounds = rounds
         self._counters = counters
         self._token_ranges = config.token_ranges
-        self.version = HASH_VERSION
+        self.version = config.hash_version
         self._frame_bytes_max = config.frame_bytes_max
         rate = config.anti_entropy_bytes_per_second
         self._bucket = Bucket(runtime, rate)

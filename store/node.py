@@ -40,7 +40,7 @@ class Node:
         self.calls = Calls()
         self.gossip = Gossip(config, runtime, self.metrics)
         self.epochs = Epochs(runtime, self.log, self.gossip)
-        self.replica = Replica(self.log, config.token_ranges, self._is_lww)
+        self.replica = Replica(self.log, config.token_ranges, self._is_lww, config.hash_version)
         self.horizon = Horizon(config, runtime, self.log, self.metrics)
         self.rounds = Rounds(runtime.net, self.log, self.calls, self.metrics, config.token_ranges)
         self.hints = Hints(

@@ -198,6 +198,96 @@ class Read:
         combination="quiet",
         seen_by=("siblings",),
     ),
+    Mutant(
+        name="merkle-keys-only",
+        sentence="The hash tree hashes keys alone: replicas with the same keys look equal, whatever they hold under them.",
+        mirrors="ferrosa#47: leaves that do not cover the values",
+        patches=(
+            Patch(
+                "store/merkle.py",
+                "    return xxh3_64_intdigest(record, key_token + version - HASH_VERSION & WHOLE)\n",
+                '    return xxh3_64_intdigest(b"", key_token + version - HASH_VERSION & WHOLE)\n',
+            ),
+        ),
+        combination="anti-entropy-only",
+        seen_by=("convergence",),
+    ),
+    Mutant(
+        name="merkle-xor-clocks",
+        sentence="The hash tree XORs hashes of clocks without their keys: two missing keys with equal clocks cancel out.",
+        mirrors="ferrosa#339: leaves that combine clock hashes by XOR",
+        patches=(
+            Patch(
+                "store/merkle.py",
+                "    return xxh3_64_intdigest(record, key_token + version - HASH_VERSION & WHOLE)\n",
+                """\
+    from store import versions
+
+    clock = sorted((actor >> 32, counter) for actor, counter, _ in versions.decode(record).clock)
+    return xxh3_64_intdigest(str(clock).encode())
+""",
+            ),
+        ),
+        combination="anti-entropy-only",
+        seen_by=("convergence",),
+    ),
+    Mutant(
+        name="merkle-mixed-hash",
+        sentence="Nodes compare their hash trees although they hash differently: everything differs, for ever.",
+        mirrors="riak_kv#1485: exchanges between nodes of two hash versions",
+        patches=(
+            Patch(
+                "store/exchange.py",
+                "        if message.version != self.version or len(message.roots)",
+                "        if len(message.roots)",
+            ),
+            Patch(
+                "store/exchange.py",
+                "        if held is None or message.version != self.version or message.shift not in SHIFTS:\n",
+                "        if held is None or message.shift not in SHIFTS:\n",
+            ),
+            Patch(
+                "store/exchange.py",
+                "            or message.version != self.version\n",
+                "",
+            ),
+            Patch(
+                "store/antientropy.py",
+                "        if answer.version != self._exchange.version:\n",
+                "        if answer.version < 0:\n",
+            ),
+        ),
+        combination="mixed-hashes",
+        seen_by=("convergence",),
+    ),
+    Mutant(
+        name="exchange-overwrites",
+        sentence="Anti-entropy puts what the peer sends in the place of what is held, instead of joining the two.",
+        mirrors="repair that copies the other replica's record whole: what this one alone knew is lost",
+        patches=(
+            Patch(
+                "store/exchange.py",
+                "            future = self._replica.join(key, record)\n",
+                "            future = self._replica.store(key, record)\n",
+            ),
+        ),
+        combination="anti-entropy-only",
+        seen_by=("lost_writes",),
+    ),
+    Mutant(
+        name="exchange-gives-up",
+        sentence="A node never compares again with a peer that once was down when its turn came.",
+        mirrors="repair sessions that end for good when a replica is unreachable",
+        patches=(
+            Patch(
+                "store/antientropy.py",
+                "            if self._gossip.up(peer):\n",
+                "            if not self._gossip.up(peer):\n                return\n            if peer:\n",
+            ),
+        ),
+        combination="anti-entropy-only",
+        seen_by=("convergence",),
+    ),
 )
 
 MUTANTS: dict[str, Mutant] = {m.name: m for m in _ALL}

@@ -16,6 +16,7 @@ import msgspec
 from harness.settings import Settings
 from harness.world import Refused, Silence, Transport
 from store.config import Config
+from store.merkle import HASH_VERSION
 from workloads.body import Body, decode
 from workloads.connection import Definite, Indefinite, Siblings
 
@@ -41,6 +42,7 @@ def config(settings: Settings, node: str, peers: dict[str, str]) -> Config:
         hinted_handoff=settings.hinted_handoff,
         read_repair=settings.read_repair,
         anti_entropy=settings.anti_entropy,
+        hash_version=HASH_VERSION + (settings.mixed_hashes and sorted(peers).index(node) % 2),
         anti_entropy_interval_ms=int(settings.anti_entropy_interval_seconds * 1_000),
     )
 
@@ -67,6 +69,7 @@ def guarantees(settings: Settings) -> dict[str, Any]:
     promised["convergence"] = {
         "after": _converges_after(settings),
         "bound_seconds": settings.recovery_seconds,
+        "comes_to_rest": settings.anti_entropy,
     }
     return promised
 
@@ -99,11 +102,16 @@ def _overlap(settings: Settings) -> bool:
     return read + write > settings.n
 
 
+def compares(settings: Settings) -> bool:
+    """Whether anti-entropy reaches all home replicas: nodes that hash differently do not compare."""
+    return settings.anti_entropy and not settings.mixed_hashes
+
+
 def _converges_after(settings: Settings) -> str:
     """What has to have happened before all home replicas agree. Anti-entropy needs nothing but time. Without anti-
     entropy a coordinator that dies between a write and its hints leaves a replica behind until the key is read; one
     that lives on leaves none."""
-    if settings.anti_entropy:
+    if compares(settings):
         return "anti-entropy"
     if settings.read_repair != "off":
         return "full-read"
@@ -281,6 +289,10 @@ class Probe:
     async def digest(self) -> dict[str, str]:
         """token range -> digest of what the node holds of it."""
         return await self._page("/admin/digest")
+
+    async def exchanged(self) -> int:
+        """How many keys this node's anti-entropy has sent in this life."""
+        return (await self._page("/admin/anti-entropy"))["keys_sent"]
 
     async def ranges(self) -> dict[str, list[str]]:
         """token range -> its home replicas, by this node's ring."""

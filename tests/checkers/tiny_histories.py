@@ -27,7 +27,10 @@ GUARANTEES: tuple[dict[str, Any], ...] = (
     {"sessions": {"n": 3, "r": 2, "w": 2, "pr": 2, "pw": 2}},
     {"sessions": {"n": 3, "r": 2, "w": 2, "pr": 1, "pw": 1, "strict": True, "regular": True}},
     {"sessions": {"n": 3, "r": 1, "w": 3, "pr": 0, "pw": 3, "strict": True, "blocking": False}},
-    {"lost_writes": "causal", "convergence": {"after": "anti-entropy", "bound_seconds": 0.02}},
+    {
+        "lost_writes": "causal",
+        "convergence": {"after": "anti-entropy", "bound_seconds": 1, "comes_to_rest": True},
+    },
 )
 
 
@@ -154,6 +157,16 @@ def _register(size: int, wrong: int, seed: int) -> History:
                 ok = not (w.slip() and w.chance(30))
                 w.both(op, "ok" if ok else "fail", shown(key) if ok else None)
     _look(w, ids, shown, "read")
+    sent = dict.fromkeys(NODES, 3)
+    for _ in range(w.any([0, 2, 3, 4])):
+        for node in NODES:
+            sent[node] += w.slip()
+            w.both(
+                Op("probe", "invoke", "exchanged", node=node, meta={"stage": "rest"}),
+                "ok",
+                sent[node],
+                stage="rest",
+            )
     return History(Header(nodes=NODES, guarantees=w.any(GUARANTEES)), w.events)
 
 
