@@ -10,7 +10,23 @@ from hypothesis import strategies as st
 
 from store import messages, versions
 from store.api import Request
-from store.messages import Age, Forward, ForwardDone, Gossip, Ping, Pong, Read, ReadDone, Write, WriteDone
+from store.messages import (
+    Age,
+    Compare,
+    Entries,
+    Forward,
+    ForwardDone,
+    Gossip,
+    More,
+    Ping,
+    Pong,
+    Read,
+    ReadDone,
+    Repair,
+    Roots,
+    Write,
+    WriteDone,
+)
 from store.versions import EMPTY
 
 KEPT = "kept"
@@ -22,6 +38,9 @@ _record = versions.encode(versions.put(EMPTY, (), _ACTOR, 1_800_000_000_000_000_
 numbers = st.sampled_from(
     [0, 1, 2, 127, 128, 1 << 31, (1 << 62) - 1, 1 << 62, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]
 )
+few = st.integers(0, 5) | numbers
+"""Small ones are depths, ranges and versions that exist."""
+gaps = st.just(b"") | st.just(b"\x00") | st.binary(max_size=5)
 signed = numbers | st.sampled_from([-1, -(1 << 63)])
 texts = st.sampled_from(["", "a", "b", "n1", "n2", "nobody", "\x00", "é" * 99, "x" * 2_000])
 junk: st.SearchStrategy[Any] = st.recursive(
@@ -74,17 +93,22 @@ _clients_requests = st.builds(
     st.binary(max_size=20),
 )
 almost_messages: st.SearchStrategy[Any] = st.one_of(
-    st.builds(Write, numbers, keys, records, texts),
-    st.builds(Read, numbers, keys),
+    st.builds(Write, numbers, keys, records, texts, numbers),
+    st.builds(Read, numbers, keys, numbers),
     st.builds(ReadDone, numbers, records),
     st.builds(Forward, numbers, numbers, _clients_requests.map(_encoded) | st.binary(max_size=40)),
     st.builds(ForwardDone, numbers, st.binary(max_size=40)),
     st.builds(Gossip, st.dictionaries(texts, st.tuples(signed, signed), max_size=3), st.booleans()),
     st.builds(Age, signed, signed),
     *(st.builds(kind, numbers) for kind in (WriteDone, Ping, Pong)),
+    st.builds(Roots, numbers, few, st.lists(few, max_size=3).map(tuple), st.binary(max_size=24)),
+    st.builds(Compare, numbers, few, few, few, few, few, gaps, st.binary(max_size=24)),
+    st.builds(Entries, numbers, few, few, few, few, gaps, gaps, st.binary(max_size=24)),
+    st.builds(More, numbers, numbers),
+    st.builds(Repair, numbers, st.lists(st.tuples(keys, records), max_size=3).map(tuple), numbers),
 )
 frames = st.one_of(
-    st.builds(Write, numbers, keys, records).map(messages.encode),
+    st.builds(Write, numbers, keys, records, st.just(""), numbers).map(messages.encode),
     almost_messages.map(messages.encode),
     st.binary(max_size=200),
     mutilated(almost_messages.map(messages.encode)),
