@@ -55,16 +55,22 @@ class AntiEntropy:
         self.exchanged_ns: dict[tuple[int, str], int] = {}
         """(token range, peer) -> monotonic time of the START of the last exchange that left nothing unrepaired."""
         self._started_ns = runtime.clock.mono_ns()
+        self._compared: set[str] = set()
+        """Peers that have a worker."""
         self._wakers: dict[str, Future] = {}
         self._woken: set[str] = set()
 
     def start(self) -> None:
         """Builds the trees of what was recovered, and begins to compare."""
         self._runtime.spawn(self._build_all(), name="anti-entropy-build")
-        if self._config.anti_entropy:
-            for peer in sorted(self._config.peers):
-                if peer != self._config.node:
-                    self._runtime.spawn(self._rounds(peer), name=f"anti-entropy-{peer}")
+        self.follow(sorted(self._config.peers))
+
+    def follow(self, peers: Sequence[str]) -> None:
+        """Compares with these too from now on, wherever both are home to a range."""
+        for peer in peers:
+            if self._config.anti_entropy and peer != self._config.node and peer not in self._compared:
+                self._compared.add(peer)
+                self._runtime.spawn(self._rounds(peer), name=f"anti-entropy-{peer}")
 
     def received(self, src: str, message: messages.ExchangeRequest) -> None:
         """A question or a repair of a peer."""
@@ -106,7 +112,7 @@ class AntiEntropy:
 
     def status(self) -> dict[str, object]:
         """For `/admin/anti-entropy`: the counters, and how far behind each peer's comparison is."""
-        lags = {peer: self.lag_ns(peer) / 1e9 for peer in sorted(self._config.peers) if self.shared(peer)}
+        lags = {peer: self.lag_ns(peer) / 1e9 for peer in sorted(self._compared) if self.shared(peer)}
         lags.pop(self._config.node, None)
         return {**msgspec.structs.asdict(self.counters), "lag_seconds": lags}
 

@@ -18,6 +18,7 @@ import msgspec
 
 from store import expiry, versions
 from store.coordinator import Unsatisfied, Want
+from store.membership import NotNow
 from store.ring import token
 from store.runtime import DiskError
 from store.versions import BadContext, Record
@@ -31,6 +32,7 @@ KEY_BYTES_MAX = 1_024
 
 REASONS = {
     200: "OK",
+    202: "Accepted",
     204: "No Content",
     300: "Multiple Choices",
     400: "Bad Request",
@@ -206,6 +208,16 @@ def traced(problem: BaseException) -> str:
     return "".join(traceback.format_exception(problem)).rstrip()
 
 
+class RingChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of a POST to `/admin/join`, `/admin/leave` or `/admin/replace`."""
+
+    name: str
+    address: str = ""
+    """Where `name` listens for its peers: `host:port`."""
+    dead: str = ""
+    """For `replace`: whose place it takes."""
+
+
 class Api:
     """Routes requests. `handle` never raises: whatever a client sends, it is answered and the node lives on."""
 
@@ -225,6 +237,8 @@ class Api:
         try:
             if request.path.startswith("/kv/"):
                 return await self._kv(request, forwarded)
+            if request.method == "POST":
+                return await self._change(request)
             return self._status_pages(request)
         except Problem as problem:
             return encode_error(problem.status, str(problem))
@@ -247,13 +261,42 @@ class Api:
             case ["metrics"]:
                 return encode_response(200, self._node.exposition(), "text/plain; version=0.0.4")
             case ["admin", page, *rest] if page in self._admin:
-                secret = self._node.config.secret
-                shown = request.headers.get("authorization", "")
-                if secret and not compare_digest(shown.encode("latin-1"), f"Bearer {secret}".encode()):
-                    raise Problem(401, "the admin pages ask for `Authorization: Bearer SECRET`")
+                self._authorize(request)
                 return self._admin[page](rest)
             case _:
                 raise Problem(404, "no such page; see /status, /metrics, /admin/ring, /kv/{bucket}/{key}")
+
+    def _authorize(self, request: Request) -> None:
+        secret = self._node.config.secret
+        shown = request.headers.get("authorization", "")
+        if secret and not compare_digest(shown.encode("latin-1"), f"Bearer {secret}".encode()):
+            raise Problem(401, "the admin pages ask for `Authorization: Bearer SECRET`")
+
+    async def _change(self, request: Request) -> bytes:
+        """Begins a change of the ring; 202 once this node has it durably, and `/admin/ring` shows how it goes on."""
+        kind = request.path.removeprefix("/admin/")
+        if kind not in ("join", "leave", "replace"):
+            raise Problem(405, "only GET here, and POST to /admin/join, /admin/leave, /admin/replace")
+        self._authorize(request)
+        try:
+            asked = msgspec.json.decode(request.body, type=RingChange)
+        except msgspec.DecodeError as problem:
+            raise Problem(
+                400, f'{problem}; send JSON such as {{"name": "d", "address": "host:8001"}}'
+            ) from None
+        membership = self._node.membership
+        try:
+            match kind:
+                case "join":
+                    durable = membership.begin_join(asked.name, asked.address)
+                case "leave":
+                    durable = membership.begin_leave(asked.name)
+                case _:
+                    durable = membership.begin_replace(asked.dead, asked.name, asked.address)
+        except NotNow as problem:
+            raise Problem(409, str(problem)) from None
+        await durable
+        return encode_json(202, membership.view())
 
     async def _kv(self, request: Request, forwarded: bool) -> bytes:
         parts = request.path.split("/")
@@ -334,6 +377,10 @@ class Api:
             if isinstance(elsewhere, bytes):
                 return elsewhere
             want = elsewhere
+        if not place.is_home and not node.membership.stays:
+            raise Problem(
+                503, f"{node.config.node} is no member of the ring, and no home replica was reached"
+            )
         if not deleted and not lww:
             covered = versions.counters(context)
             held = node.coordinator.known(key, place).versions
@@ -386,7 +433,8 @@ class Api:
         ring = self._node.ring
         n = self._node.config.n
         ranges = {str(i): list(ring.order(i)[:n]) for i in range(ring.token_ranges)}
-        return encode_json(200, {"nodes": list(ring.nodes), "n": n, "ranges": ranges})
+        told = self._node.membership.view()
+        return encode_json(200, {"nodes": list(ring.nodes), "n": n, "ranges": ranges, **told})
 
     def _preference_list(self, rest: list[str]) -> bytes:
         key = self._key(rest)

@@ -29,7 +29,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     node: str
     peers: dict[str, str]
-    """Every node of the ring, this one included: name -> `host:port` of its peer listener (unused in the simulator)."""
+    """Nodes that this one knows, itself included: name -> `host:port` of the peer listener (unused in the simulator)."""
+    members: tuple[str, ...] = ()
+    """Those of `peers` that form the first ring; empty: all of them. Later rings are agreed upon, and kept on disk."""
+    join: bool = False
+    """Whether to ask the ring that the other `peers` belong to, until it takes this node in."""
     host: str = "0.0.0.0"
     http_port: int = 8000
     peer_port: int = 8001

@@ -80,7 +80,7 @@ def terms(config: Config, bucket: Bucket) -> Terms:
 
 
 class Place(msgspec.Struct, frozen=True):
-    """What never changes about a key: worked out once, asked for at every step of every request."""
+    """What the ring and the configuration say about a key: worked out once, asked for at every step of every request."""
 
     order: tuple[str, ...]
     """Every node in the order of preference."""
@@ -90,6 +90,12 @@ class Place(msgspec.Struct, frozen=True):
     """Whether this node is one."""
     terms: Terms
     """What its bucket asks for."""
+    holders: tuple[str, ...]
+    """Who has to have every write: the home replicas; while the key's range moves, the old and the new ones."""
+    holds: bool
+    """Whether this node is one."""
+    groups: tuple[tuple[str, ...], ...] = ()
+    """While the key's range moves: the old and the new home replicas, each of which a write has to satisfy."""
 
     @property
     def lww(self) -> bool:
@@ -133,12 +139,26 @@ class Coordinator:
         if place is None:
             if len(self._places) >= PLACEMENTS_CACHED_MAX:
                 self._places.clear()
-            order, n = self.ring.preference(key), self.config.n
-            homes = order[:n]
-            asked = self._terms_of.get(key.partition(b"/")[0], self._terms)
-            place = Place(order, homes, order[n:], self.config.node in homes, asked)
+            ring, n, node = self.ring, self.config.n, self.config.node
+            token_range = ring.range_of(key)
+            order = ring.order(token_range)
+            homes, holders = order[:n], ring.holders(token_range, n)
+            place = Place(
+                order,
+                homes,
+                tuple([other for other in order[n:] if other not in holders]),
+                node in homes,
+                self._terms_of.get(key.partition(b"/")[0], self._terms),
+                holders,
+                node in holders,
+                ring.joint(token_range, n),
+            )
             self._places[key] = place
         return place
+
+    def forget_places(self) -> None:
+        """The ring has changed."""
+        self._places.clear()
 
     async def put(
         self,
@@ -160,7 +180,14 @@ class Coordinator:
 
     async def write(self, key: bytes, record: Record, want: Want) -> None:
         """Spreads a record that this node has just made. Raises Unsatisfied."""
-        short = await Write(self, key, versions.encode(record), want).future
+        encoded = versions.encode(record)
+        write = Write(self, key, encoded, want)
+        short = await write.future
+        while short is None and write.ring != self.ring.version and write.elsewhere():
+            # The ring changed meanwhile, and this quorum may be one that nobody asks any more: before the client is told,
+            # the write stands where it belongs now. (Before this node acknowledged the change, so nobody has passed it by.)
+            write = Write(self, key, encoded, want, again=True)
+            short = await write.future
         if short is not None:
             raise self._unsatisfied("put", short)
 
@@ -212,7 +239,7 @@ class Coordinator:
 
     def known(self, key: bytes, place: Place) -> Record:
         """What this node would build its next write of the key on, whether it is a home of it or a fallback."""
-        if place.is_home:
+        if place.holds:
             return self.replica.record(key)
         return self.hints.record(key, lww=place.terms.lww) or EMPTY
 
@@ -229,17 +256,44 @@ class Coordinator:
 
     def held(self, key: bytes, place: Place) -> bytes:
         """What this node alone knows of a key, encoded: its replica as a home, what its hints say otherwise."""
+        held = self.replica.load(key)
         if place.is_home:
-            return self.replica.load(key)
+            return held
+        # A former or a future home may hold both; in a ring that is not changing one of the two is always empty.
         record = self.hints.record(key, lww=place.terms.lww)
-        return versions.encode(record) if record is not None else b""
+        if record is None:
+            return held
+        return self.joined(key, (held, versions.encode(record)))
 
     def unsynced(self, key: bytes, place: Place) -> Future | None:
         """What this node must wait for before it may show what it holds: a read never returns what a power loss takes
         back."""
-        return self.replica.unsynced(key) if place.is_home else self.hints.unsynced(key)
+        own = self.replica.unsynced(key)
+        if place.is_home:
+            return own
+        hinted = self.hints.unsynced(key)
+        if own is None or hinted is None:
+            return hinted if own is None else own
+        return both(self.runtime.future(), own, hinted)
 
     def _unsatisfied(self, op: str, short: Short) -> Unsatisfied:
         failures = self.metrics.quorum_failures
         failures[op, short.reason] = failures.get((op, short.reason), 0) + 1
         return Unsatisfied(op, short)
+
+
+def both(done: Future, first: Future, second: Future) -> Future:
+    """`done`, to be set when both are, with the error of either."""
+
+    def ended(future: Future) -> None:
+        problem = future.exception()
+        if done.done():
+            return
+        if problem is not None:
+            done.set_exception(problem)
+        elif first.done() and second.done():
+            done.set_result(None)
+
+    first.add_done_callback(ended)
+    second.add_done_callback(ended)
+    return done

@@ -28,12 +28,25 @@ class Gossip:
         self._alive_ns: dict[str, int] = {}
         self._missed: set[str] = set()
         self._round = 0
+        self.ring = 0
+        """Version of the ring, which others are told of in passing."""
         self.outlived: Callable[[int], None] = lambda generation: None
         """Called with the generation in which a peer has heard more of this node than it knows itself."""
 
     def begin(self, generation: int) -> None:
         """This node's heartbeats count from here: it is in this generation now."""
         self._heartbeats[self._config.node] = (generation, 0)
+
+    def follow(self, peers: tuple[str, ...], ring: int) -> None:
+        """From now on these are the peers. Who is new is not suspected yet; who is no peer any more is forgotten."""
+        self._peers = tuple(sorted(p for p in peers if p != self._config.node))
+        self.ring = ring
+        now = self._runtime.clock.mono_ns()
+        self._alive_ns = {peer: self._alive_ns.get(peer, now) for peer in self._peers}
+        self._missed.intersection_update(self._peers)
+        gone = self._heartbeats.keys() - {*self._peers, self._config.node}
+        for peer in gone:
+            del self._heartbeats[peer]
 
     def start(self, generation: int) -> None:
         """Begins to gossip; nobody is suspected yet."""
@@ -59,7 +72,7 @@ class Gossip:
             self._metrics.gossip_rounds += 1
 
     def _tell(self, peer: str, *, answer: bool) -> None:
-        self._runtime.net.send(peer, messages.encode(messages.Gossip(self._heartbeats, answer)))
+        self._runtime.net.send(peer, messages.encode(messages.Gossip(self._heartbeats, answer, self.ring)))
 
     def received(self, src: str, message: messages.Gossip) -> None:
         now = self._runtime.clock.mono_ns()

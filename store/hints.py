@@ -6,6 +6,8 @@ restart of its holder, and is tried for ever, with back-off and a rate limit (De
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from store import messages, versions
 from store.config import Config
 from store.gossip import Gossip
@@ -50,6 +52,10 @@ class Hints:
         self._unsynced: dict[bytes, dict[int, Future]] = {}
         self._draining: set[str] = set()
         self._wakers: dict[str, Future] = {}
+        self.departed: Callable[[str], bool] = lambda target: False
+        """Whether a target is gone from the ring for ever, so that its hints are for others now."""
+        self.retarget: Callable[[bytes, bytes], Awaitable[None]] = _nowhere
+        """Keeps (key, record) for the key's present home replicas, durably."""
 
     def restore(self, payload: bytes) -> int:
         """Replays one log payload of the kind HINT or HINT_DONE; returns the hint's number."""
@@ -159,6 +165,9 @@ class Hints:
         wait_ns = retry_ns
         pause_ns = WINDOW * 1_000_000_000 // self._config.hints_per_second
         while target in self._pending:
+            if self.departed(target):
+                await self._pass_on(target)
+                continue
             delivered = self._gossip.up(target) and await self._deliver(target)
             if delivered:
                 wait_ns = retry_ns
@@ -167,6 +176,24 @@ class Hints:
                 await self._back_off(target, wait_ns)
                 wait_ns = min(2 * wait_ns, self._config.hint_retry_max_ms * 1_000_000)
         self._draining.discard(target)
+
+    async def _pass_on(self, target: str) -> None:
+        """Gives up none of the hints for a target that is gone: each is kept for those who are at home there now."""
+        for id, (key, record) in list(self._pending[target].items()):
+            await self.retarget(key, record)
+            self._forget(target, id)
+            self._metrics.hints_retargeted += 1
+
+    def _forget(self, target: str, id: int) -> None:
+        self._drop(target, id)
+        # Not waited for: if this is lost the hint is handed off once more, which changes nothing.
+        self._log.append(packed(HINT_DONE, id.to_bytes(8, "big"), target.encode()))
+
+    def forget_all(self) -> None:
+        """Gives up every durable hint."""
+        for target, hints in list(self._pending.items()):
+            for id in list(hints):
+                self._forget(target, id)
 
     async def _back_off(self, target: str, wait_ns: int) -> None:
         waker = self._wakers[target] = self._runtime.future()
@@ -193,12 +220,14 @@ class Hints:
         complete = True
         for id, gather in sent:
             if target in await gather.future:
-                self._drop(target, id)
-                # Not waited for: if this is lost the hint is handed off once more, which changes nothing.
-                self._log.append(packed(HINT_DONE, id.to_bytes(8, "big"), target.encode()))
+                self._forget(target, id)
                 self._metrics.hints_delivered += 1
             else:
                 complete = False
         if not complete:
             self._gossip.missed(target)
         return complete
+
+
+async def _nowhere(key: bytes, record: bytes) -> None:
+    raise AssertionError("in a ring that never changes nobody departs")

@@ -67,6 +67,12 @@ class Horizon:
         """Which ranges are shared with whom, and when the last complete exchange of each began."""
         self._pairs, self._exchanged_ns = pairs, exchanged_ns
 
+    def follow(self, peers: Iterable[str]) -> None:
+        """From now on these are told, and can say what they remember."""
+        self._peers = tuple(sorted(p for p in peers if p != self._runtime.node))
+        self._unanswered.intersection_update(self._peers)
+        self._told_ns = {peer: at_ns for peer, at_ns in self._told_ns.items() if peer in self._peers}
+
     def begin(self) -> None:
         """Takes the time at which this life began: before anything is restored."""
         clock = self._runtime.clock

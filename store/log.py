@@ -13,6 +13,7 @@ Payloads begin with a letter, their kind. Who they are about is their entry, and
     E  a life of this node          entry: the letter
     A  how old divergences may be   entry: the letter
     R  the round of a token range   entry: both
+    G  the ring                     entry: the letter
     M  a mark; the log's own
 
 Payloads of any other kind are kept for ever, unless `LATEST` names their kind: then only the latest counts. Restorers get them
@@ -32,7 +33,8 @@ from store.runtime import DiskError, Future, Runtime
 from store.segments import MERGE, Segment, inventory
 
 PUT, DROP, HINT, HINT_DONE, LIFE, AGE, ROUND, MARK = b"P", b"X", b"H", b"D", b"E", b"A", b"R", b"M"
-LATEST = frozenset({LIFE, AGE})
+RING = b"G"
+LATEST = frozenset({LIFE, AGE, RING})
 """Kinds of which only the latest payload counts."""
 
 Entry = bytes | int | str

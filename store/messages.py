@@ -25,6 +25,8 @@ class Write(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     record: bytes
     hint_for: str
     round: Round
+    ring: Round = 0
+    """Version of the ring that the sender goes by (store/ring.py)."""
 
 
 class WriteDone(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
@@ -35,6 +37,7 @@ class Read(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
     id: int
     key: bytes
     round: Round
+    ring: Round = 0
 
 
 class ReadDone(msgspec.Struct, frozen=True, array_like=True, tag=4, gc=False):
@@ -62,6 +65,32 @@ class Gossip(msgspec.Struct, frozen=True, array_like=True, tag=7):
 
     heartbeats: dict[str, tuple[int, int]]
     answer: bool
+    ring: Round = 0
+    """Version of the ring that the sender knows."""
+
+
+class RingState(msgspec.Struct, frozen=True, array_like=True, tag=30, gc=False):
+    """The ring as the sender knows it (store/ring.py): adopt it if it is newer than yours."""
+
+    state: bytes
+
+
+class RingProgress(msgspec.Struct, frozen=True, array_like=True, tag=31, gc=False):
+    """The sender has this version of the ring durably, and has done its part of that phase, or waits for something."""
+
+    version: Round
+    done: bool
+    waits: str
+
+
+class RingAsk(msgspec.Struct, frozen=True, array_like=True, tag=32, gc=False):
+    """Tell me of your ring: it is newer than mine."""
+
+
+class RingJoin(msgspec.Struct, frozen=True, array_like=True, tag=33, gc=False):
+    """Take me in; this is the address of my peer listener."""
+
+    address: str
 
 
 class Ping(msgspec.Struct, frozen=True, array_like=True, tag=50, gc=False):
@@ -173,6 +202,7 @@ class RepairDone(msgspec.Struct, frozen=True, array_like=True, tag=28, gc=False)
 
 ExchangeRequest = Roots | Compare | Entries | More | Repair
 ExchangeReply = RootsDone | CompareDone | EntriesDone | RepairDone
+RingMessage = RingState | RingProgress | RingAsk | RingJoin
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag=40, gc=False):
@@ -183,6 +213,7 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag=40, gc=False):
     record: bytes
     hint_for: str
     round: Round
+    ring: Round = 0
 
 
 class ReapAsk(msgspec.Struct, frozen=True, array_like=True, tag=41):
@@ -222,6 +253,7 @@ Message = (
     | Ping
     | Pong
     | Age
+    | RingMessage
     | ExchangeRequest
     | ExchangeReply
     | Refused

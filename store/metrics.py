@@ -82,6 +82,8 @@ class Metrics(msgspec.Struct):
 
     hints_stored: int = 0
     hints_delivered: int = 0
+    hints_retargeted: int = 0
+    """Hints for nodes that left, kept for the present home replicas instead."""
     replica_writes: int = 0
     """Records received from coordinators, this node itself included."""
     replica_reads: int = 0

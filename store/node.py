@@ -16,8 +16,23 @@ from store.forwarding import Forwarding
 from store.gossip import Gossip
 from store.hints import Hints
 from store.horizon import Horizon
-from store.log import AGE, DROP, HINT, HINT_DONE, LIFE, PUT, ROUND, Entry, Log, Restore
-from store.messages import Forward, ForwardDone, Ping, Pong, Read, ReadDone, ReapAnswer, Write, WriteDone
+from store.log import AGE, DROP, HINT, HINT_DONE, LIFE, PUT, RING, ROUND, Entry, Log, Restore
+from store.membership import Membership, first_members
+from store.messages import (
+    Forward,
+    ForwardDone,
+    Ping,
+    Pong,
+    Read,
+    ReadDone,
+    ReapAnswer,
+    RingAsk,
+    RingJoin,
+    RingProgress,
+    RingState,
+    Write,
+    WriteDone,
+)
 from store.metrics import Metrics
 from store.quorum import Calls
 from store.reaper import Reaper
@@ -34,7 +49,7 @@ class Node:
         self.config = config
         self.runtime = runtime
         self.metrics = Metrics()
-        self.ring = Ring(config.peers, config.token_ranges)
+        self.ring = Ring(first_members(config), config.token_ranges, config.peers)
         self.log = Log(config, runtime)
         self.compaction = Compaction(config, runtime, self.log, self._payload_of)
         self.calls = Calls()
@@ -65,10 +80,22 @@ class Node:
             self.calls,
             self.gossip,
             self.rounds,
-            lambda r: self.ring.order(r)[: config.n],
+            lambda r: self.ring.holders(r, config.n),
         )
         self.horizon.watch(self.anti_entropy.pairs, self.anti_entropy.exchanged_ns)
-        self.reaper = Reaper(self.coordinator, self.rounds, lambda: self.ring.nodes)
+        self.membership = Membership(
+            config,
+            runtime,
+            self.ring,
+            self.log,
+            self.gossip,
+            self.hints,
+            self.replica,
+            self.epochs,
+            self.anti_entropy.exchange,
+        )
+        self.membership.listeners.append(self._ring_changed)
+        self.reaper = Reaper(self.coordinator, self.rounds, self.membership.steady)
         self.api = Api(self)
         self.forwarding = Forwarding(
             config,
@@ -81,6 +108,15 @@ class Node:
         self._started_ns = runtime.clock.mono_ns()
         self._parser: RequestParser | None = None
 
+    def _ring_changed(self) -> None:
+        """Whatever follows from the ring is worked out anew."""
+        nodes = self.ring.nodes
+        self.coordinator.forget_places()
+        self.rounds.ring = self.ring.version
+        self.gossip.follow(nodes, self.ring.version)
+        self.horizon.follow(nodes)
+        self.anti_entropy.follow(nodes)
+
     def _is_lww(self, key: bytes) -> bool:
         return self.coordinator.place(key).lww
 
@@ -92,6 +128,8 @@ class Node:
             return self.replica.payload(entry)
         if entry[:1] == "R":
             return self.rounds.payload(int(entry[1:], 16))
+        if entry == "G":
+            return self.membership.payload()
         return self.epochs.payload() if entry == "E" else None  # ages are written again soon enough
 
     async def start(self) -> None:
@@ -99,6 +137,7 @@ class Node:
         self.horizon.begin()
         restorers: dict[bytes, Restore] = {
             PUT: self.replica.restore,
+            RING: self.membership.restore,
             HINT: self.hints.restore,
             HINT_DONE: self.hints.restore,
             DROP: self.replica.restore,
@@ -115,6 +154,7 @@ class Node:
         self.runtime.net.on_message(self.received)
         self.gossip.start(self.epochs.generation)
         self.hints.start()
+        self.membership.start()
         self.horizon.start((self.runtime.draw("horizon-life") >> 2) + 1)
         self.anti_entropy.start()
         self.reaper.start()
@@ -126,10 +166,10 @@ class Node:
 
     def received(self, src: str, frame: bytes) -> None:
         """One message of a peer. Raises BadMessage for what no member of the ring would send; nothing was done then."""
-        members = self.config.peers
-        if src not in members:
+        known = self.membership.known
+        message = door.opened(frame, known)
+        if src not in known and not isinstance(message, RingJoin):
             raise BadMessage(f"{src!r} is no member")
-        message = door.opened(frame, members)
         if self.gossip.heard(src):
             self.hints.back(src)
             self.anti_entropy.back(src)
@@ -150,6 +190,8 @@ class Node:
                 self.horizon.received(src, message)
             case messages.Gossip():
                 self.gossip.received(src, message)
+                if message.ring != self.ring.version:
+                    self.membership.heard(src, message.ring)
             case (
                 messages.Roots()
                 | messages.Compare()
@@ -157,23 +199,33 @@ class Node:
                 | messages.More()
                 | messages.Repair()
             ):
-                self.anti_entropy.received(src, message)
+                if self.membership.may_exchange(src):
+                    self.anti_entropy.received(src, message)
+            case RingState() | RingProgress() | RingAsk() | RingJoin():
+                self.membership.received(src, message)
             case Ping():
                 self.runtime.net.send(src, messages.encode(Pong(message.id)))
             case messages.Refused() | messages.ReapAsk() | messages.Reap():
                 self.reaper.received(src, message)
 
     def _write(self, src: str, message: Write) -> None:
+        version = self.ring.version
+        if message.ring != version and not self.membership.serves(src, message):
+            return  # silence: who counts answers by an old ring has been told of the present one
         if self.rounds.refuses(src, message):
             return
         if message.hint_for:
             durable = self.hints.store(message.hint_for, message.key, message.record)
+        elif version and message.ring <= version and not self.coordinator.place(message.key).holds:
+            durable = self.membership.keep_for_homes(message.key, message.record)
         else:
             self.metrics.replica_writes += 1
             durable = self.replica.join(message.key, message.record)
         self._answer(durable, src, WriteDone(message.id))
 
     def _read(self, src: str, message: Read) -> None:
+        if message.ring != self.ring.version and not self.membership.serves(src, message):
+            return
         ahead = self.rounds.ahead(message.key, message.round)
         if ahead is None:
             self._answer_read(src, message)

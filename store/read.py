@@ -27,6 +27,7 @@ class Read:
         order = place.order
         n = len(place.homes)
         self._place = place
+        self._ring = c.ring.version
         self._answers: dict[str, bytes] = {}
         self._encoded: bytes | None = None
         """What the first R together know, once they have answered."""
@@ -65,7 +66,7 @@ class Read:
             if node == c.config.node:
                 self._read_self()
             else:
-                frame = frame or c.rounds.read(self._id, self._key)
+                frame = frame or c.rounds.read(self._id, self._key, self._ring)
                 c.runtime.net.send(node, frame)
 
     def _read_self(self) -> None:

@@ -30,6 +30,8 @@ class Rounds:
         self._calls = calls
         self._metrics = metrics
         self._token_ranges = token_ranges
+        self.ring = 0
+        """The version of the ring that this node goes by, with which frames are stamped too."""
         self.floors = [0] * token_ranges
         """By token range: frames of an earlier round are refused. Goes up at once."""
         self.stamps = [0] * token_ranges
@@ -60,15 +62,19 @@ class Rounds:
         if durable.exception() is None:
             self.stamps[token_range] = max(round, self.stamps[token_range])
 
-    def write(self, id: int, key: bytes, record: bytes, hint_for: str = "") -> bytes:
-        """The frame of a Write of what this node knows now, or has known ever since `begin(key)`."""
-        stamp = self.stamps[token(key) * self._token_ranges >> 64]
-        return messages.encode(messages.Write(id, key, record, hint_for, stamp))
+    def write(self, id: int, key: bytes, record: bytes, hint_for: str = "", ring: int | None = None) -> bytes:
+        """The frame of a Write of what this node knows now, or has known ever since `begin(key)`.
 
-    def read(self, id: int, key: bytes) -> bytes:
+        `ring`: the version by which the answer is counted, where that is not the present one."""
+        stamp = self.stamps[token(key) * self._token_ranges >> 64]
+        return messages.encode(
+            messages.Write(id, key, record, hint_for, stamp, self.ring if ring is None else ring)
+        )
+
+    def read(self, id: int, key: bytes, ring: int) -> bytes:
         """The frame of a Read."""
         floor = self.floors[token(key) * self._token_ranges >> 64]
-        return messages.encode(messages.Read(id, key, floor))
+        return messages.encode(messages.Read(id, key, floor, ring))
 
     def stamp(self, items: Sequence[tuple[bytes, bytes]]) -> int:
         """What (key, record) of one token range, as this node holds them now, are to be stamped with."""
@@ -105,7 +111,9 @@ class Rounds:
             return False
         self._metrics.stale_writes_refused += 1
         if message.id:
-            back = messages.Refused(message.id, message.key, message.record, message.hint_for, floor)
+            back = messages.Refused(
+                message.id, message.key, message.record, message.hint_for, floor, message.ring
+            )
             self._net.send(src, messages.encode(back))
         return True
 
@@ -142,4 +150,6 @@ class Rounds:
         if durable is not None and durable.exception() is not None:
             return
         if message.id in self._calls and outstanding(message.key):
-            self._net.send(src, self.write(message.id, message.key, message.record, message.hint_for))
+            self._net.send(
+                src, self.write(message.id, message.key, message.record, message.hint_for, message.ring)
+            )

@@ -62,6 +62,10 @@ class Network(Protocol):
         """
         ...
 
+    def meet(self, node: str, address: str) -> None:
+        """From now on `node` can be sent to, at this address; what was known of it is forgotten if that was another."""
+        ...
+
     def on_message(self, handler: Callable[[str, bytes], None]) -> None:
         """Sets the one handler, called with (source node's name, frame). It raises BadMessage for what is no message."""
         ...

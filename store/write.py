@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 class Write:
     """Goes on after the client was answered, until every home replica has the write or a hint for it exists."""
 
-    def __init__(self, coordinator: Coordinator, key: bytes, encoded: bytes, want: Want) -> None:
+    def __init__(
+        self, coordinator: Coordinator, key: bytes, encoded: bytes, want: Want, *, again: bool = False
+    ) -> None:
+        """`again`: the record was written before, and this node may hold more than it by now."""
         self._c = coordinator
         self._key = key
         self._encoded = encoded
@@ -27,13 +30,19 @@ class Write:
         node = coordinator.config.node
         place = coordinator.place(key)
         # First of all: a disk that refuses must leave no call and no timer behind.
-        own = coordinator.replica.store(key, encoded) if place.is_home else None
-        self._homes = place.homes
+        own: Future | None = None
+        if place.holds:
+            replica = coordinator.replica
+            own = replica.join(key, encoded) if again else replica.store(key, encoded)
+        self.ring = coordinator.ring.version
+        """By which version of the ring it is counted."""
+        self._groups = place.groups
+        self._homes = place.holders
         self._fallbacks: Iterator[str] = iter(place.fallbacks)
         self._passed: list[str] = []
         """Fallbacks that seemed down when their turn came."""
         self._covered: set[str] = set()
-        """Home replicas that have the write, or for which a durable hint exists."""
+        """Those of them that have the write, or for which a durable hint exists."""
         self._standing_in: dict[str, str] = {}
         self._own_hints: set[str] = set()
         self._acks: set[str] = set()
@@ -64,11 +73,13 @@ class Write:
                     direct.append(home)
         if direct:
             self._asked.update(direct)
-            frame = coordinator.rounds.write(self._id, key, encoded)
+            frame = coordinator.rounds.write(self._id, key, encoded, ring=self.ring)
             for home in direct:
                 coordinator.runtime.net.send(home, frame)
         for home in down:
             self._stand_in(home)
+        if own is None and place.holds:
+            self._ack(node, node)
 
     def _kept(self, durable: Future, home: str) -> None:
         """This node's own copy, for itself or as a hint for `home`, counts once it is durable."""
@@ -88,10 +99,25 @@ class Write:
             self._primaries += responder in self._homes
         self._covered.add(home)
         want = self._want
-        if len(acks) >= want.responders and self._primaries >= want.primaries and not self.future.done():
-            self.future.set_result(None)
+        if not self.future.done():
+            responders, primaries = self._counted() if self._groups else (len(acks), self._primaries)
+            if responders >= want.responders and primaries >= want.primaries:
+                self.future.set_result(None)
         if len(self._covered) == len(self._homes) and self.future.done():
             self._close()
+
+    def _counted(self) -> tuple[int, int]:
+        """Responders, and home replicas among them, of the old or of the new homes, whichever has fewer."""
+        stands_for = self._standing_in
+        return (
+            min(sum(r in group or stands_for.get(r) in group for r in self._acks) for group in self._groups),
+            min(sum(r in group for r in self._acks) for group in self._groups),
+        )
+
+    def elsewhere(self) -> bool:
+        """Whether by the present ring the write belongs to others than those who were asked."""
+        place = self._c.place(self._key)
+        return (place.holders, place.groups) != (self._homes, self._groups)
 
     def _close(self) -> None:
         if not self._closed:
@@ -116,7 +142,8 @@ class Write:
             else:
                 self._standing_in[fallback] = home
                 self._asked.add(fallback)
-                c.runtime.net.send(fallback, c.rounds.write(self._id, self._key, self._encoded, home))
+                frame = c.rounds.write(self._id, self._key, self._encoded, home, self.ring)
+                c.runtime.net.send(fallback, frame)
                 return
         self._keep_hint(home)
         self._ask_suspects(home)
@@ -126,11 +153,11 @@ class Write:
         net, rounds = self._c.runtime.net, self._c.rounds
         if home not in self._asked:
             self._asked.add(home)
-            net.send(home, rounds.write(self._id, self._key, self._encoded))
+            net.send(home, rounds.write(self._id, self._key, self._encoded, ring=self.ring))
         for fallback in self._passed:
             self._standing_in[fallback] = home
             self._asked.add(fallback)
-            net.send(fallback, rounds.write(self._id, self._key, self._encoded, home))
+            net.send(fallback, rounds.write(self._id, self._key, self._encoded, home, self.ring))
         self._passed.clear()
 
     def _keep_hint(self, home: str) -> None:
@@ -163,7 +190,8 @@ class Write:
             if c.sloppy:
                 (self._keep_hint if over else self._stand_in)(home)
         if over and not self.future.done():
-            self.future.set_result(self._want.short(len(self._acks), self._primaries))
+            counts = self._counted() if self._groups else (len(self._acks), self._primaries)
+            self.future.set_result(self._want.short(*counts))
         if over or (self.future.done() and not c.sloppy):
             self._close()
         else:

@@ -237,6 +237,9 @@ class SimNet:
         else:
             self._network.hampered(link, frame)
 
+    def meet(self, node: str, address: str) -> None:
+        """Every node of the world has its links from the start."""
+
     def on_message(self, handler: Handler) -> None:
         if not self._gate.shut:
             self._network.listens(self._node, handler, self._gate)

@@ -93,8 +93,10 @@ class Incoming(asyncio.Protocol):
             raise BadFrame(f"it speaks version {hello.version}, this node {PROTOCOL_VERSION}")
         if hello.dst != config.node:
             raise BadFrame(f"it was looking for {hello.dst!r}; correct `peers` in its configuration")
-        if hello.src not in config.peers:
-            raise BadFrame(f"it calls itself {hello.src!r}, which is not in `peers`")
+        if not self._network.knows(hello.src):
+            raise BadFrame(
+                f"it calls itself {hello.src!r}, which is neither in `peers` nor a member of the ring"
+            )
         proof = proof_of(config.secret, self._nonce, "hello", hello.src, hello.dst)
         if not hmac.compare_digest(proof, hello.proof):
             raise BadFrame("it does not know the shared secret")
@@ -198,7 +200,7 @@ class Peer:
 
     def __init__(self, name: str, address: str, network: RealNetwork) -> None:
         self.name = name
-        self._address = address
+        self.address = address
         self._network = network
         self._queue: list[bytes] = []
         self._queue_bytes = 0
@@ -255,7 +257,7 @@ class Peer:
         self._queue_bytes = 0
 
     async def _dial(self) -> None:
-        host, port = split_address(self._address)
+        host, port = split_address(self.address)
         loop = self._network.loop
         try:
             async with asyncio.timeout(DIAL_SECONDS_MAX):
@@ -271,7 +273,7 @@ class Peer:
         self._rest_seconds = min(2 * self._rest_seconds, REDIAL_SECONDS_MAX)
         if not self._mourned and not self._network.closing:
             self._mourned = True
-            self._network.log(f"no connection to {self.name} at {self._address}: {why}; trying again")
+            self._network.log(f"no connection to {self.name} at {self.address}: {why}; trying again")
 
     def connected(self, connection: Outgoing) -> None:
         self._connection = connection
@@ -280,7 +282,7 @@ class Peer:
         self._rest_seconds = REDIAL_SECONDS_MIN
         if self._mourned:
             self._mourned = False
-            self._network.log(f"connected to {self.name} at {self._address} again")
+            self._network.log(f"connected to {self.name} at {self.address} again")
         self.flush()
 
     def disconnected(self, connection: Outgoing, why: str) -> None:
@@ -345,6 +347,16 @@ class RealNetwork:
             self.loop.call_soon(self._take_own, frame)
         else:
             self.metrics.frames_dropped += 1
+
+    def knows(self, node: str) -> bool:
+        return node in self.config.peers or node in self._peers
+
+    def meet(self, node: str, address: str) -> None:
+        known = self._peers.get(node)
+        if node != self.config.node and address and (known is None or known.address != address):
+            self._peers[node] = Peer(node, address, self)
+            if known is not None:
+                known.close()
 
     def on_message(self, handler: Callable[[str, bytes], None]) -> None:
         self.handler = handler

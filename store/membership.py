@@ -1,0 +1,503 @@
+"""Changes of the ring: join, leave and replace, in phases that every member has to acknowledge durably.
+
+A phase is entered only after everybody who takes part has acknowledged the one before, so that two coordinators are never more
+than one phase apart, and neighbouring phases get on with each other:
+
+    settled   writes and reads: the old homes
+    joint     writes: W of the old homes and W of the new; reads: the old. The new homes fetch what they are to hold
+    moved     writes: as before; reads: the new
+    settling  writes and reads: the new. What is no longer owned is handed over, and forgotten
+    settled   the change is over
+
+Nobody leads: the next state follows from the present one alone, and whoever sees that all is done makes the step. Only the start
+of a change is a choice; of two made at once the larger version stays, and the other cannot have gone any further, because whoever
+started the larger one never acknowledged it. docs/decisions/008-membership.md gives the reasons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from store import messages, ring
+from store.config import Config
+from store.epochs import Epochs
+from store.gossip import Gossip
+from store.hints import Hints
+from store.log import RING, Log
+from store.messages import RingAsk, RingJoin, RingProgress, RingState
+from store.replica import Replica, packed, unpacked
+from store.ring import Change, Ring, State
+from store.runtime import BadMessage, Future, Runtime
+
+Exchange = Callable[[str, int], Awaitable[bool]]
+"""exchange(peer, token range): both hold the join of what they held; whether that is durably so on both sides."""
+
+REPEAT_TELLING_NS = 200_000_000
+"""A node that is behind is told of the present ring so often at most, however many of its messages are refused."""
+
+
+class NotNow(Exception):
+    """This change of the ring cannot begin; the sentence says why."""
+
+
+class Membership:
+    """This node's part in the changes of the ring that it knows of."""
+
+    def __init__(
+        self,
+        config: Config,
+        runtime: Runtime,
+        ring: Ring,
+        log: Log,
+        gossip: Gossip,
+        hints: Hints,
+        replica: Replica,
+        epochs: Epochs,
+        exchange: Exchange,
+    ) -> None:
+        self._config = config
+        self._runtime = runtime
+        self._ring = ring
+        self._log = log
+        self._gossip = gossip
+        self._hints = hints
+        self._replica = replica
+        self._epochs = epochs
+        self._exchange = exchange
+        self._progress: dict[str, RingProgress] = {}
+        """What members have said of the present version."""
+        self._fetched: set[int] = set()
+        """Token ranges that this node holds as a new home, in the present change."""
+        self._waker: Future | None = None
+        self._replaced = False
+        """Whether another node has taken this one's place without asking it."""
+        self._ahead = False
+        """Whether this node was written to as a home by a ring that it does not know yet."""
+        self._told_ns: dict[str, int] = {}
+        self._was_member = self.stays = config.node in ring.state.members
+        """`stays`: whether this node is a member that is not leaving, and so may stand in for others."""
+        self.known = {*config.peers}
+        """Whoever may have something to say: the nodes of the configuration, and all that were ever members."""
+        self.listeners: list[Callable[[], None]] = []
+        """Called after every change of the ring's state, at once."""
+        hints.departed = self._departed
+        hints.retarget = self._retarget
+
+    # Recovery and start.
+
+    def restore(self, payload: bytes) -> None:
+        """Replays one log payload of the kind RING."""
+        state, previous, replaced = unpacked(payload)
+        before = self._ring.state
+        if self._ring.adopt(ring.decode(state)):
+            self._ring.previous = int.from_bytes(previous, "big")
+            self._look_for_oneself(before)
+            self._replaced = replaced == b"1"
+
+    def payload(self) -> bytes | None:
+        """The log payload of the present ring; None where it is the first, which nobody needs to be told."""
+        if not self._ring.version:
+            return None
+        previous = self._ring.previous.to_bytes(8, "big")
+        return packed(RING, ring.encode(self._ring.state), previous, b"1" if self._replaced else b"0")
+
+    def start(self) -> None:
+        """Goes on with what the log knows to be in progress."""
+        if self._ring.version or self._config.members or self._config.join:
+            self._follow()
+        if self._ring.version:
+            self._runtime.spawn(self._take_part(self._ring.version, None), name="membership")
+        if self._config.join and not self._was_member:
+            self._runtime.spawn(self._ask_to_be_taken_in(), name="join")
+
+    async def _ask_to_be_taken_in(self) -> None:
+        address = self._config.peers[self._config.node]
+        turn = 0
+        while self._config.node not in self._ring.state.members:
+            others = [p for p in sorted({*self._config.peers, *self._ring.nodes}) if p != self._config.node]
+            self._send(others[turn % len(others)], RingJoin(address))
+            turn += 1
+            await self._runtime.sleep(self._config.gossip_interval_ms * 1_000_000)
+
+    # The start of a change.
+
+    def begin_join(self, node: str, address: str) -> Future:
+        """Takes a node in. The future is set once this node has the change durably. Raises NotNow."""
+        state = self._free()
+        if node in state.members:
+            raise NotNow(f"{node} is a member already")
+        members = {**state.members, node: address}
+        return self._begin(state, members, Change("join", node, "", ring.owners_with(state.owners, node)))
+
+    def begin_leave(self, node: str) -> Future:
+        """Lets a node go, which stays until others hold what it holds. Raises NotNow."""
+        state = self._free()
+        if node not in state.members:
+            raise NotNow(f"{node} is no member")
+        if len(state.members) <= self._config.n:
+            raise NotNow(
+                f"{len(state.members)} members hold {self._config.n} replicas of every key: let another join first"
+            )
+        return self._begin(
+            state, state.members, Change("leave", node, "", ring.owners_without(state.owners, node))
+        )
+
+    def begin_replace(self, dead: str, node: str, address: str) -> Future:
+        """Puts a node in the place of one that is gone for ever. Raises NotNow."""
+        state = self._free()
+        if dead not in state.members:
+            raise NotNow(f"{dead} is no member")
+        if node in state.members:
+            raise NotNow(f"{node} is a member already")
+        if dead == self._config.node:
+            raise NotNow(f"{dead} lives: ask another node, or let it leave")
+        members = {**{m: a for m, a in state.members.items() if m != dead}, node: address}
+        owners = ring.owners_replaced(state.owners, dead, node)
+        return self._begin(state, members, Change("replace", node, dead, owners))
+
+    def _free(self) -> State:
+        state = self._ring.state
+        if state.change is not None:
+            change = state.change
+            raise NotNow(f"one change at a time: the {change.kind} of {change.node} is {state.phase}")
+        if self._config.node not in state.members:
+            raise NotNow(f"{self._config.node} is no member of the ring: ask one that is")
+        return state
+
+    def _begin(self, state: State, members: dict[str, str], change: Change) -> Future:
+        ordered = {name: members[name] for name in sorted(members)}
+        durable = self._adopt(State(state.epoch + 1, state.owners, ordered, "joint", change))
+        assert durable is not None, "a state with the next epoch is newer"
+        self._spread(ordered)
+        return durable
+
+    # What others say.
+
+    def received(self, src: str, message: RingState | RingProgress | RingAsk | RingJoin) -> None:
+        """Raises BadMessage."""
+        match message:
+            case RingState(encoded):
+                try:
+                    state = ring.decode(encoded)
+                except msgspec.DecodeError as problem:
+                    raise BadMessage(f"no ring: {problem}") from None
+                self._adopt(state)
+            case RingAsk():
+                self.tell(src)
+            case RingProgress():
+                if message.version == self._ring.version:
+                    known = self._progress.get(src)
+                    self._progress[src] = message
+                    if known is None or known.done != message.done:
+                        self._wake()
+                self.heard(src, message.version)
+            case RingJoin(address):
+                if self._ring.state.change is None and src not in self._ring.state.members:
+                    try:
+                        self.begin_join(src, address)
+                    except NotNow:
+                        return  # it asks again
+
+    def heard(self, src: str, version: int) -> None:
+        """A peer is at this version of the ring: whoever is behind is told."""
+        if version < self._ring.version:
+            self.tell(src)
+        elif version > self._ring.version:
+            self._send(src, RingAsk())
+
+    def admits(self, src: str, version: int) -> bool:
+        """Whether a request made under another version of the ring may be served: by a newer one, or by the one just before.
+
+        A node that is being replaced is nobody's neighbour: the others do not wait for it, and so do not listen to it.
+        """
+        known = self._ring.version
+        if version > known:
+            self._send_seldom(src, RingAsk())
+            return True
+        self._send_seldom(src, RingState(ring.encode(self._ring.state)))
+        return version == self._ring.previous and src != self._ring.state.dead
+
+    def serves(self, src: str, message: messages.Write | messages.Read) -> bool:
+        """Whether to serve what was asked under another version of the ring than this node's."""
+        if not self.admits(src, message.ring):
+            return False
+        self._ahead |= message.ring > self._ring.version
+        if isinstance(message, messages.Read):
+            return True
+        return (
+            self.stays if message.hint_for else self._config.node in self._ring.state.members or self._ahead
+        )
+
+    def may_exchange(self, src: str) -> bool:
+        """Whether to compare with a peer: not with one that was replaced and has not heard of it."""
+        if src in self._ring.state.members:
+            return True
+        self._send_seldom(src, RingState(ring.encode(self._ring.state)))
+        return False
+
+    def keep_for_homes(self, key: bytes, record: bytes) -> Future:
+        """Takes a write that was meant for this node as a home replica, which it is no longer: hints for those who are.
+
+        The future is set once they are durable.
+        """
+        kept = self._runtime.future()
+        self._runtime.spawn(self._all_kept(self._keep(key, record), kept), name="keep-for-homes")
+        return kept
+
+    @staticmethod
+    async def _all_kept(waiting: list[Future], kept: Future) -> None:
+        for durable in waiting:
+            await durable
+        kept.set_result(None)
+
+    def tell(self, dst: str) -> None:
+        self._send(dst, RingState(ring.encode(self._ring.state)))
+
+    def _send_seldom(self, dst: str, message: messages.Message) -> None:
+        now_ns = self._runtime.clock.mono_ns()
+        if now_ns - self._told_ns.get(dst, -REPEAT_TELLING_NS) >= REPEAT_TELLING_NS:
+            self._told_ns[dst] = now_ns
+            self._send(dst, message)
+
+    def _send(self, dst: str, message: messages.Message) -> None:
+        self._runtime.net.send(dst, messages.encode(message))
+
+    def _spread(self, nodes: Iterable[str]) -> None:
+        for node in nodes:
+            if node != self._config.node:
+                self.tell(node)
+
+    def steady(self) -> tuple[str, ...] | None:
+        """All nodes that may know anything of any key; None while that is changing."""
+        return None if self._ring.state.change else self._ring.nodes
+
+    # Following the ring.
+
+    def _adopt(self, state: State) -> Future | None:
+        """Goes over to a newer state. The future is set once it is durable here; None if it is not newer."""
+        if len(state.owners) != self._ring.token_ranges:
+            self._runtime.log(
+                f"a ring of {len(state.owners)} token ranges is refused; this node has {self._ring.token_ranges}"
+            )
+            return None
+        before = self._ring.state
+        durable = None
+        if ring.version_of(state) > self._ring.version:
+            self._ring.adopt(state)
+            self._ahead = False
+            self._progress.clear()
+            if state.phase == "joint":
+                self._fetched.clear()
+            self._runtime.log(f"ring: epoch {state.epoch}, {_told(state)}")
+            self._look_for_oneself(before)
+            durable = self._log.append(self.payload() or b"")
+            if self._config.node in before.members and self._config.node not in state.members:
+                self._runtime.log(
+                    "replaced: what this node holds is not its own any more" if self._replaced else "left"
+                )
+            self._follow()
+            self._wake()
+            self._runtime.spawn(self._take_part(self._ring.version, durable), name="membership")
+        return durable
+
+    def _look_for_oneself(self, before: State) -> None:
+        """What the step to the present state, perhaps over several others, made of this node."""
+        me, state = self._config.node, self._ring.state
+        self.known.update(state.members)
+        if me in state.members:
+            self._was_member, self._replaced = True, False
+        elif me in before.members:
+            self._replaced = before.leaver != me
+
+    def _follow(self) -> None:
+        if self._ring.version:
+            for name, address in self._ring.state.members.items():
+                if name != self._config.node:
+                    self._runtime.net.meet(name, address)
+        self.stays = self._config.node in self._ring.state.lasting()
+        for listener in self.listeners:
+            listener()
+
+    def _wake(self) -> None:
+        if self._waker is not None and not self._waker.done():
+            self._waker.set_result(None)
+
+    async def _take_part(self, version: int, durable: Future | None) -> None:
+        """This node's part in one phase, until the next begins."""
+        if durable is not None:
+            await durable
+        state = self._ring.state
+        me = self._config.node
+        settled = state.phase == "settled"
+        if not settled and me not in state.members:
+            return
+        said: RingProgress | None = None
+        while self._ring.version == version:
+            done, waits = await self._duty(state)
+            if self._ring.version != version:
+                return
+            if settled:
+                # An exchange that was on its way may still bring what is no longer owned.
+                await self._pause()
+                continue
+            mine = RingProgress(version, done, waits)
+            if mine != said:
+                said = self._progress[me] = mine
+                for member in self._ring.nodes:
+                    if member != me:
+                        self._send(member, mine)
+            if all(m in self._progress and self._progress[m].done for m in state.members):
+                self._adopt(ring.advanced(state))
+                self._spread(state.members)
+                return
+            if await self._pause():
+                said = None  # something may have been lost on the way: say it again
+
+    async def _pause(self) -> bool:
+        """Until some member has come further, or until it is time to look again; whether it is that time."""
+        waker = self._waker = self._runtime.future()
+        timer = self._runtime.call_later(self._config.gossip_interval_ms * 1_000_000, self._late, waker)
+        late = await waker
+        timer.cancel()
+        return bool(late)
+
+    @staticmethod
+    def _late(waker: Future) -> None:
+        if not waker.done():
+            waker.set_result(True)
+
+    async def _duty(self, state: State) -> tuple[bool, str]:
+        """Does what this node has to do in a phase; whether it is done, and else what it waits for."""
+        missing = [m for m in state.members if m != self._config.node and m not in self._progress]
+        match state.phase:
+            case "joint" if not missing:
+                waits = await self._fetch(state)
+            case "moved":
+                waits = ""
+            case "settling" | "settled" if state.phase == "settled" or not missing:
+                waits = await self._hand_over(state)
+            case _:
+                waits = f"the acknowledgement of {', '.join(missing)}"
+        return not waits, waits
+
+    async def _fetch(self, state: State) -> str:
+        """Takes over every range that this node is to hold, from so many who hold it that every quorum of writes is met."""
+        n, w, me = self._config.n, self._config.w, self._config.node
+        version = self._ring.version
+        for token_range in range(self._ring.token_ranges):
+            groups = self._ring.joint(token_range, n)
+            if not groups or me in groups[0] or me not in groups[1] or token_range in self._fetched:
+                continue
+            sources = [home for home in groups[0] if home != state.dead]
+            if not await self._reconciled(token_range, sources, min(n - w + 1, len(sources))):
+                return f"token range {token_range}, to be fetched from {', '.join(sources)}"
+            if self._ring.version != version:
+                return "a newer ring"
+            self._fetched.add(token_range)
+        return ""
+
+    async def _hand_over(self, state: State) -> str:
+        """Gives every range that this node holds and no longer owns to all its home replicas, and forgets it."""
+        n, me = self._config.n, self._config.node
+        if me not in state.members:
+            self._forget(hints_too=self._replaced)
+            return ""
+        for token_range, kept in self._replica.ranges.items():
+            homes = self._ring.holders(token_range, n)
+            if me in homes or not kept.records:
+                continue
+            if not await self._reconciled(token_range, homes, len(homes)):
+                return f"token range {token_range}, to be handed over to {', '.join(homes)}"
+            if self._ahead or self._ring.holders(token_range, n) != homes:
+                return "a newer ring"
+            # All of it: what came meanwhile came from a home, out of the exchange, since writes are kept as hints.
+            for key in list(kept.records):
+                self._drop(key)
+        if me == state.leaver and self._hints.depths():
+            return f"hints for {', '.join(sorted(self._hints.depths()))}"
+        departed = [target for target in self._hints.depths() if self._departed(target)]
+        return f"hints for {', '.join(sorted(departed))}, who left" if departed else ""
+
+    def _forget(self, *, hints_too: bool) -> None:
+        """Gives up what a node that is no member holds. It left, and has handed everything over; or it was replaced, and
+        what it knows may be older than what the others have agreed to forget since: it must not come back."""
+        for kept in self._replica.ranges.values():
+            for key in list(kept.records):
+                self._drop(key)
+        if hints_too:
+            self._hints.forget_all()
+
+    def _drop(self, key: bytes) -> None:
+        # The range may come back here one day: this node must not go on counting where it does not know how far it was.
+        self._epochs.retire(self._replica.record(key).clock)
+        self._replica.drop(key)
+
+    async def _reconciled(self, token_range: int, peers: Iterable[str], need: int) -> bool:
+        """Whether this node and at least `need` of the peers each hold what both held of the range; tries all that seem up."""
+        reached = 0
+        for peer in sorted(peers, key=lambda p: not self._gossip.up(p)):
+            if reached >= need and not self._gossip.up(peer):
+                break
+            reached += await self._exchange(peer, token_range)
+        return reached >= need
+
+    # Hints for those who left.
+
+    def _departed(self, target: str) -> bool:
+        """Whether there is no handing off a hint to `target` any more. Who is replaced is gone from the first phase on; who
+        leaves stays until others hold what it holds."""
+        state = self._ring.state
+        return target not in state.members and target != self._config.node
+
+    async def _retarget(self, key: bytes, record: bytes) -> None:
+        """Keeps what a hint for a departed node holds for the present home replicas of the key."""
+        for durable in self._keep(key, record):
+            await durable
+
+    def _keep(self, key: bytes, record: bytes) -> list[Future]:
+        waiting: list[Future] = []
+        for home in self._ring.holders(self._ring.range_of(key), self._config.n):
+            if home == self._config.node:
+                durable = self._replica.join(key, record)
+                waiting += [durable] if durable is not None else []
+            elif not self._departed(home):
+                waiting.append(self._hints.store(home, key, record))
+        return waiting
+
+    # What is told of it.
+
+    def view(self) -> dict[str, Any]:
+        """For `/admin/ring`: the state, and what a change in progress waits for."""
+        state = self._ring.state
+        told: dict[str, Any] = {
+            "epoch": state.epoch,
+            "version": f"{self._ring.version:x}",
+            "phase": state.phase,
+            "members": state.members,
+            "change": None,
+        }
+        if state.change is not None:
+            change = state.change
+            told["change"] = {"kind": change.kind, "node": change.node, "dead": change.dead}
+            told["waiting"] = {
+                m: self._progress[m].waits if m in self._progress else "has not acknowledged this epoch"
+                for m in state.members
+                if m not in self._progress or not self._progress[m].done
+            }
+        return told
+
+
+def _told(state: State) -> str:
+    change = state.change
+    if change is None:
+        return f"settled, {len(state.members)} members"
+    place = f" in the place of {change.dead}" if change.dead else ""
+    return f"{change.kind} of {change.node}{place}: {state.phase}"
+
+
+def first_members(config: Config) -> tuple[str, ...]:
+    """The nodes of the first ring: all of `peers`, unless `members` names them."""
+    return config.members or tuple(p for p in config.peers if not (config.join and p == config.node))
