@@ -24,7 +24,7 @@ from typing import Any, cast
 import msgspec
 import yaml
 
-from harness.samples import Sample
+from harness.samples import PERIOD_NS, Sample
 from harness.settings import duration_seconds
 
 Labels = tuple[tuple[str, str], ...]
@@ -254,10 +254,10 @@ class _Pending(msgspec.Struct):
 
 
 def evaluate(rules: Iterable[Rule], samples: Sequence[Sample]) -> list[Alert]:
-    """Every alert that would have fired, in order of time; the rules are evaluated at every sample."""
+    """Every alert that would have fired, in order of time; the rules are evaluated after every round of samples."""
     rules = list(rules)
     series = by_series(samples, frozenset(rule.expr.metric for rule in rules))
-    times = sorted({sample.time for sample in samples})
+    times = sorted({sample.time // PERIOD_NS: sample.time for sample in samples}.values())
     return sorted(
         (alert for rule in rules for alert in _alerts(rule, series, times)),
         key=lambda a: (a.fired_ns, a.rule.alert),

@@ -33,7 +33,6 @@ REPORT = "report.html"
 JUNIT = "junit.xml"
 REPRO = "repro.sh"
 NODES = "nodes"
-METRICS = samples.FILE
 LATEST = "latest"
 
 
@@ -246,7 +245,16 @@ def report(
     from harness.report import render
 
     environment = _mapping(folder / ENVIRONMENT) if (folder / ENVIRONMENT).is_file() else None
-    page = render(history, results, logs, title=title(folder), command=command, environment=environment)
+    taken = samples.read(folder / samples.FILE) if (folder / samples.FILE).is_file() else []
+    page = render(
+        history,
+        results,
+        logs,
+        title=title(folder),
+        command=command,
+        environment=environment,
+        samples=taken,
+    )
     put(folder / REPORT, page)
     return folder / REPORT
 

@@ -13,14 +13,15 @@ from urllib.parse import quote
 import msgspec
 
 from checkers.verdict import Anomaly, Valid, Verdict
-from harness.report import bands, columns, findings, loglines, picture, scene, sections, series
+from harness.report import bands, columns, findings, loglines, metrics, picture, scene, sections, series
 from harness.report.findings import Findings
 from harness.report.markup import Markup, el, join, printable
 from harness.report.wording import count, duration, plain
+from harness.samples import Sample
 from history.history import NEVER, History, Malformed, Operation
 from history.op import NEMESIS, PROBE
 
-SCRIPTS = ("data.js", "stack.js", "panels.js", "page.js")
+SCRIPTS = ("data.js", "stack.js", "panels.js", "metrics.js", "page.js")
 PAD_NS = 400_000_000
 """At least so much is shown before and after a witness."""
 WINDOW_SHARE = 0.15
@@ -41,14 +42,16 @@ def render(
     title: str,
     command: str,
     environment: Mapping[str, Any] | None = None,
+    samples: Sequence[Sample] = (),
 ) -> str:
     """The whole report as one HTML page that asks for nothing from anywhere. Equal input gives an equal page.
 
     `results` is the content of results.json, or a list of verdicts; `logs` each node's log; `title` what the run is
-    called; `command` what repeats it.
+    called; `command` what repeats it; `samples` the nodes' metrics, where they were collected.
     """
     found = findings.read(results, history.header)
     run = _Run.of(history)
+    fired = metrics.fired(samples)
     shown = [(v, a) for v in found.verdicts for a in v.anomalies]
     windows = [_window(a, run) for _, a in shown]
     lines = loglines.read(logs)
@@ -58,6 +61,7 @@ def render(
         else Markup(),
         "Witness": sections.witnesses(shown, windows, run.by_line, run.bands, lines),
         "Timeline": _timeline(run),
+        "Alerts": metrics.section(samples, fired),
         "Faults": sections.faults(run.bands, history.header.families),
         "Availability": sections.availability(run.availability, [p.name for p in run.phases]),
         "Checkers": sections.checkers(found),
@@ -77,7 +81,7 @@ def render(
             ),
         ),
     )
-    data = _data(run, shown, windows)
+    data = _data(run, shown, windows, metrics.charts(samples, fired))
     return _page(found, title, body, data)
 
 
@@ -296,7 +300,12 @@ def _timeline(run: _Run) -> Markup:
     )
 
 
-def _data(run: _Run, shown: Sequence[tuple[Verdict, Anomaly]], windows: Sequence[tuple[int, int]]) -> str:
+def _data(
+    run: _Run,
+    shown: Sequence[tuple[Verdict, Anomaly]],
+    windows: Sequence[tuple[int, int]],
+    charts: Sequence[metrics.Chart],
+) -> str:
     """Everything that the charts draw, compressed."""
     pack = columns.Pack()
     concurrency = run.history.header.config.get("concurrency")
@@ -338,6 +347,7 @@ def _data(run: _Run, shown: Sequence[tuple[Verdict, Anomaly]], windows: Sequence
                 "ranges": agreement.ranges,
                 "settled": None if agreement.settled_ns is None else agreement.settled_ns // 1_000,
             },
+            "metrics": msgspec.to_builtins(charts),
             "anomalies": [
                 {
                     "key": None if a.key is None else printable(plain(a.key, 80)),

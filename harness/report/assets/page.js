@@ -37,6 +37,7 @@ function wholeRun(root, run, onSelect) {
   if (Object.keys(run.hints).length) panels.push(hintsPanel(run));
   if (run.agreement) panels.push(agreementPanel(run));
   if (run.siblings.some((s) => s > 0)) panels.push(siblingsPanel(run));
+  for (const chart of run.metrics) panels.push(metricPanel(run, chart));
   return new Stack(root, run, panels, { onSelect });
 }
 
