@@ -128,6 +128,11 @@ class Metrics(msgspec.Struct):
     def quorum_failed(self, op: str, reason: str) -> None:
         self.quorum_failures[op, reason] += 1
 
+    def counts(self) -> dict[str, int]:
+        """Every plain count by its field's name: more than the page shows, which is kept short."""
+        found = {name: getattr(self, name) for name in self.__struct_fields__}
+        return {name: count for name, count in found.items() if isinstance(count, int)}
+
     def begin(self, now_ns: int) -> None:
         """Opens the window."""
         self.window.from_ns = self.window.turned_ns = now_ns
@@ -157,7 +162,6 @@ class Gauges(msgspec.Struct, frozen=True, kw_only=True):
     """Records held here, tombstones included."""
     peers: int
     peers_up: int
-    generation: int
     hints_pending: Mapping[str, int]
     """Durable hints not yet handed off, by the home replica they are for."""
     uptime_ns: int
@@ -272,18 +276,12 @@ def _replica(page: _Page, m: Metrics, g: Gauges) -> None:
     page.gauge("dynamo_log_bytes", "Size of the log.", m.log_bytes)
     page.counter("dynamo_fsyncs_total", "Synchronisations of the log.", m.fsyncs)
     page.counter("dynamo_fsync_records_total", "Records made durable by them.", m.fsync_records)
-    page.counter(
-        "dynamo_recovery_dropped_total", "Unsynced records cut off at start.", m.records_dropped_at_recovery
-    )
     page.counter("dynamo_bad_records_total", "Damaged records skipped at start.", m.bad_records)
 
 
 def _deletes(page: _Page, m: Metrics, g: Gauges) -> None:
     page.gauge("dynamo_tombstones", "Keys of which only tombstones are held, at the last look.", g.tombstones)
     page.counter("dynamo_reaped_total", "Keys forgotten after all nodes had agreed to it.", m.reaped)
-    page.counter(
-        "dynamo_reaps_refused_total", "Reaps in a round that this node never entered.", m.reaps_refused
-    )
     page.gauge(
         "dynamo_reap_stalled_seconds",
         "How long nothing could be reaped though something was due.",
@@ -300,14 +298,12 @@ def _deletes(page: _Page, m: Metrics, g: Gauges) -> None:
 def _peers(page: _Page, m: Metrics, g: Gauges) -> None:
     page.gauge("dynamo_peers", "Other nodes of the ring.", g.peers)
     page.gauge("dynamo_peers_up", "Those that this node believes to be up.", g.peers_up)
-    page.gauge("dynamo_generation", "How often this node has started.", g.generation)
     page.counter("dynamo_suspicions_total", "Times that a peer began to be suspected.", m.suspicions)
     page.counter(
         "dynamo_frames_dropped_total", "Frames dropped: peer unreachable or queue full.", m.frames_dropped
     )
     page.counter("dynamo_bad_frames_total", "Frames and greetings not understood.", m.bad_frames)
     page.counter("dynamo_peer_bytes_sent_total", "Bytes handed to peers' connections.", m.bytes_sent)
-    page.counter("dynamo_peer_bytes_received_total", "Bytes received from peers.", m.bytes_received)
     page.counter(
         "dynamo_peer_connections_lost_total", "Connections to or from peers that broke.", m.connections_lost
     )
@@ -328,7 +324,6 @@ def expose(metrics: Metrics, gauges: Gauges) -> bytes:
         "Connections and requests refused for being too many.",
         metrics.http_connections_refused + metrics.http_requests_shed,
     )
-    page.counter("dynamo_http_requests_total", "HTTP requests received.", metrics.http_requests)
     page.counter("dynamo_http_bad_requests_total", "HTTP requests not understood.", metrics.http_bad_requests)
     page.gauge("dynamo_uptime_seconds", "Seconds since this node began to serve.", gauges.uptime_ns / 1e9)
     return page.encoded()

@@ -287,6 +287,7 @@ class Node:
             "consistency_horizon_seconds": self.horizon.age_ns() / 1e9,
             "oldest_hint_seconds": self.horizon.oldest_hint_ns() / 1e9,
             "read_repairs": self.metrics.read_repairs,
+            "counts": self.metrics.counts(),
             "request_latency_p99_ms": {
                 op: _milliseconds(latencies.quantiles(0.99)[0])
                 for op, latencies in (("get", self.metrics.gets), ("put", self.metrics.puts))
@@ -303,7 +304,6 @@ class Node:
             keys=len(self.replica),
             peers=len(view),
             peers_up=sum(bool(peer["up"]) for peer in view.values()),
-            generation=self.epochs.generation,
             hints_pending=self.hints.depths(),
             uptime_ns=self.runtime.clock.mono_ns() - self._started_ns,
             horizon_ns=self.horizon.age_ns(),

@@ -6,7 +6,7 @@ import re
 
 from store.metrics import RECENT, Gauges, Latencies, Metrics, expose
 
-GAUGES = Gauges(keys=3, peers=2, peers_up=1, generation=4, hints_pending={}, uptime_ns=1_500_000_000)
+GAUGES = Gauges(keys=3, peers=2, peers_up=1, hints_pending={}, uptime_ns=1_500_000_000)
 
 
 def samples(page: bytes) -> dict[str, str]:
@@ -46,7 +46,7 @@ def test_the_page_shows_what_was_counted_in_base_units() -> None:
 def test_every_target_of_hints_has_a_series_and_labels_are_escaped() -> None:
     page = expose(
         Metrics(),
-        Gauges(keys=0, peers=0, peers_up=0, generation=1, hints_pending={"b": 5, 'q"\\\n': 1}, uptime_ns=0),
+        Gauges(keys=0, peers=0, peers_up=0, hints_pending={"b": 5, 'q"\\\n': 1}, uptime_ns=0),
     )
     shown = samples(page)
     assert shown['dynamo_hinted_handoff_pending{target="b"}'] == "5"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +23,6 @@ def exported() -> dict[str, str]:
         keys=3,
         peers=4,
         peers_up=4,
-        generation=1,
         hints_pending={"n2": 1},
         uptime_ns=0,
         lags_ns=dict.fromkeys(PEERS, 1),
@@ -57,6 +57,13 @@ def test_what_rules_and_dashboard_ask_for_is_exported_and_only_counters_have_rat
         name for name in named if kinds[name] == "counter" and name != "dynamo_bad_records_total"
     } == rated - {"dynamo_bad_records_total"}
     alerts.parse(expression if re.search(r"[<>]", expression) else f"{expression} > 0")
+
+
+def test_every_metric_and_every_alert_stands_in_the_docs() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "monitoring.md").read_text()
+    names = [name for name in exported() if not name.endswith(("_sum", "_count"))]
+    names += [rule.alert for rule in alerts.read(alerts.shipped())]
+    assert [name for name in names if not re.search(rf"`{name}[`{{]", text)] == []
 
 
 def test_every_panel_of_the_dashboard_has_a_place_and_a_name_of_its_own() -> None:
