@@ -107,8 +107,8 @@ class Age(msgspec.Struct, frozen=True, array_like=True, tag=55, gc=False):
     """A consistency horizon (store/horizon.py). `life` 0: the sender's own. Else that life of the sender asks, with an age of
     -1, what is remembered of an earlier one; the answer bears the same `life`."""
 
-    age_ns: int
-    life: int
+    age_ns: Annotated[int, msgspec.Meta(ge=-1, lt=1 << 62)]
+    life: Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
 
 
 class Roots(msgspec.Struct, frozen=True, array_like=True, tag=20, gc=False):
