@@ -108,7 +108,7 @@ class Age(msgspec.Struct, frozen=True, array_like=True, tag=55, gc=False):
     -1, what is remembered of an earlier one; the answer bears the same `life`."""
 
     age_ns: Annotated[int, msgspec.Meta(ge=-1, lt=1 << 62)]
-    life: Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
+    life: Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 
 
 class Roots(msgspec.Struct, frozen=True, array_like=True, tag=20, gc=False):

@@ -155,7 +155,7 @@ class Node:
         self.gossip.start(self.epochs.generation)
         self.hints.start()
         self.membership.start()
-        self.horizon.start((self.runtime.draw("horizon-life") >> 2) + 1)
+        self.horizon.start((self.runtime.draw("horizon-life") >> 3) + 1)
         self.anti_entropy.start()
         self.reaper.start()
         self.compaction.start()
