@@ -103,7 +103,7 @@ almost_messages: st.SearchStrategy[Any] = st.one_of(
     *(st.builds(kind, numbers) for kind in (WriteDone, Ping, Pong)),
     st.builds(Roots, numbers, few, st.lists(few, max_size=3).map(tuple), st.binary(max_size=24)),
     st.builds(Compare, numbers, few, few, few, few, few, gaps, st.binary(max_size=24)),
-    st.builds(Entries, numbers, few, few, few, few, gaps, gaps, st.binary(max_size=24)),
+    st.builds(Entries, numbers, few, few, few, few, gaps, gaps, st.binary(max_size=24), numbers),
     st.builds(More, numbers, numbers),
     st.builds(Repair, numbers, st.lists(st.tuples(keys, records), max_size=3).map(tuple), numbers),
 )
