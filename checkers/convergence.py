@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from checkers.digests import after_heals
+from checkers.fleeting import Fleeting
 from checkers.observed import Stage, homes, stage
 from checkers.supersession import Graph, Reused, survey
 from checkers.verdict import ANOMALIES_MAX, Anomaly, Verdict, conclude, terms
@@ -62,8 +63,9 @@ class Convergence:
         undecided: list[str] = []
         doubts: list[str] = []
         after = promise.get("after", "full-read")
-        diverged = _agreement(history, graphs, counts, doubts, after)
-        found = _Delivery(history, graphs, lww, _bound_ns(promise), counts, undecided).check()
+        fleeting = Fleeting(history)
+        diverged = _agreement(history, graphs, fleeting, counts, doubts, after)
+        found = _Delivery(history, graphs, fleeting, lww, _bound_ns(promise), counts, undecided).check()
         if after in AGREED_AT:
             found += diverged
             undecided += doubts
@@ -92,7 +94,12 @@ def _bound_ns(promise: dict[str, Any]) -> int | None:
 
 
 def _agreement(
-    history: History, graphs: dict[Any, Graph], counts: Counts, undecided: list[str], promised: str
+    history: History,
+    graphs: dict[Any, Graph],
+    fleeting: Fleeting,
+    counts: Counts,
+    undecided: list[str],
+    promised: str,
 ) -> list[Anomaly]:
     """Keys whose home replicas hold different ids, or of which some hold a tombstone and some do not, at the stage from
     which on they have to agree, when no hint for the key is pending: that write is still on its way."""
@@ -116,6 +123,7 @@ def _agreement(
                 undecided.append(f"{', '.join(unseen)} was not looked at {when}, a home of {key}")
             continue
         held = {node: (frozenset(after.holds(node, key)), after.deleted(node, key)) for node in nodes}
+        held = fleeting.comparable(held, graph)
         if len(set(held.values())) <= 1:
             counts.keys_agreed += 1
             continue
@@ -197,6 +205,7 @@ class _Delivery:
         self,
         history: History,
         graphs: dict[Any, Graph],
+        fleeting: Fleeting,
         lww: bool,
         bound_ns: int | None,
         counts: Counts,
@@ -204,6 +213,7 @@ class _Delivery:
     ) -> None:
         self.history = history
         self.graphs = graphs
+        self.fleeting = fleeting
         self.lww = lww
         self.bound_ns = bound_ns
         self.counts = counts
@@ -270,6 +280,8 @@ class _Delivery:
             return True
         if graph is None:
             return False
+        if id in self.fleeting.gone(graph) or (self.lww and self.fleeting.reaps and graph.deletes):
+            return True
         if (target, key) not in self._reached:
             self._reached[target, key] = graph.closure(held)
         if id in self._reached[target, key]:
@@ -278,7 +290,11 @@ class _Delivery:
         if deleted is None:
             return False
         # A later write may have replaced the tombstone: its context covers it without naming any id.
-        return tombstone or any(v in graph.puts and graph.puts[v].index > deleted for v in held)
+        return (
+            tombstone
+            or self.fleeting.reaps
+            or any(v in graph.puts and graph.puts[v].index > deleted for v in held)
+        )
 
     def _deletes(self, key: Any, graph: Graph) -> dict[Any, int]:
         """Id -> index of the first possibly effective delete that covers it."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from checkers.fleeting import Fleeting
 from checkers.observed import homes, last_stage, pending_hints, stage, unseen_hints
 from checkers.supersession import Graph, Reply, Reused, survey
 from checkers.verdict import ANOMALIES_MAX, Anomaly, Verdict, conclude
@@ -34,6 +35,7 @@ class Counts(msgspec.Struct):
     failed: int = 0
     lost_total: int = 0
     excused_by_indefinite_delete: int = 0
+    excused_by_expiry: int = 0
     overwritten: int = 0
     """lww: gone because a later write took the place."""
     clobbered_concurrently: int = 0
@@ -56,6 +58,7 @@ class LostWrites:
                 for key in o.value:
                     graphs.setdefault(key, Graph(key=key))
         look = _Look(history)
+        fleeting = Fleeting(history)
         counts = Counts()
         strange: list[Anomaly] = []
         gone: list[Lost] = []
@@ -70,9 +73,9 @@ class LostWrites:
                     case "fail":
                         counts.failed += 1
             strange += _unexplained(graph, look)
-            lost = _lost(graph, look, counts)
+            lost = _lost(graph, look, fleeting, counts)
             if mode != "causal":
-                lost = _in_order(graph, look, lost, counts)
+                lost = _in_order(graph, look, fleeting, lost, counts)
                 if mode == "lww-skewed":
                     continue
             if lost:
@@ -188,10 +191,14 @@ def _unexplained(graph: Graph, look: _Look) -> list[Anomaly]:
     return list(found.values())
 
 
-def _lost(graph: Graph, look: _Look, counts: Counts) -> list[Any]:
-    """Acknowledged puts of the key that neither a survivor nor a delete covers, in order of invocation."""
+def _lost(graph: Graph, look: _Look, fleeting: Fleeting, counts: Counts) -> list[Any]:
+    """Acknowledged puts of the key that neither a survivor, nor an expiry, nor a delete covers, in order of invocation."""
     covered = graph.closure(look.visible(graph))
     missing = [id for id, _ in graph.acknowledged() if id not in covered]
+    if missing:
+        gone = fleeting.gone(graph)
+        counts.excused_by_expiry += sum(id in gone for id in missing)
+        missing = [id for id in missing if id not in gone]
     if not missing or not graph.deletes:
         return missing
     certainly = graph.closure(v for d in graph.deletes if d.type == "ok" for v in graph.covers(d))
@@ -200,9 +207,10 @@ def _lost(graph: Graph, look: _Look, counts: Counts) -> list[Any]:
     return [id for id in missing if id not in certainly and id not in perhaps]
 
 
-def _in_order(graph: Graph, look: _Look, lost: list[Any], counts: Counts) -> list[Any]:
+def _in_order(graph: Graph, look: _Look, fleeting: Fleeting, lost: list[Any], counts: Counts) -> list[Any]:
     """lww: those whose place was taken only by writes that were complete before they were invoked."""
-    winners = [graph.puts[id] for id in look.visible(graph) if id in graph.puts] + graph.deletes
+    here = look.visible(graph) | fleeting.gone(graph)
+    winners = [graph.puts[id] for id in here if id in graph.puts] + graph.deletes
     last_invoked = max((w.index for w in winners), default=-1)
     last_end = max((w.end for w in winners), default=-1)
     wrong: list[Any] = []

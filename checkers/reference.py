@@ -147,10 +147,12 @@ def lost_writes(history: History) -> Expected:
         lost: set[Any] = set()
         for id, put in puts.items():
             deleted = any(id in _anc(puts, _context(puts, d)) for d in _deletes(history, key, "ok", "info"))
-            if put.type == "ok" and id not in _anc(puts, visible) and not deleted:
+            expired = id in _expired(history, puts)
+            if put.type == "ok" and id not in _anc(puts, visible) and not deleted and not expired:
                 lost.add(id)
         if mode != "causal":
-            winners = [puts[v] for v in visible if v in puts] + _deletes(history, key, "ok", "info")
+            here = [puts[v] for v in visible | _expired(history, puts) if v in puts]
+            winners = here + _deletes(history, key, "ok", "info")
             lost = {id for id in lost if all(w.end < puts[id].index for w in winners)}
             if mode == "lww-skewed":
                 continue
@@ -164,6 +166,20 @@ def lost_writes(history: History) -> Expected:
             elif mode == "lww":
                 found.add(("clobbered-in-order" if visible & set(puts) else "vanished", key, id))
     return _expected(found, undecided)
+
+
+def _expired(history: History, puts: dict[Any, Operation]) -> set[Any]:
+    """What the end of a time to live may have taken away: the values, and what they had replaced."""
+    end = history.events[-1].time
+    skewed = "clock" in history.header.families or history.header.world != "sim"
+    over = [
+        id
+        for id, put in puts.items()
+        if put.possible
+        and (ttl_seconds := put.invoke.meta.get("ttl_seconds"))
+        and (skewed or end - put.invoke.time >= ttl_seconds * 1e9)
+    ]
+    return _anc(puts, set(over))
 
 
 def _how(history: History, key: Any, puts: dict[Any, Operation], id: Any, visible: set[Any]) -> str:
@@ -363,9 +379,13 @@ def convergence(history: History) -> Expected:
             if any(node not in after for node in nodes):
                 undecided = True
                 continue
-            held = [
-                (set(after[n].value.get(key, [])), key in (after[n].meta.get("deleted") or [])) for n in nodes
-            ]
+            gone = _expired(history, _puts(history, key)) if history.events else set[Any]()
+            held: list[tuple[set[Any], bool]] = []
+            for n in nodes:
+                ids = set(after[n].value.get(key, []))
+                tombstone = key in (after[n].meta.get("deleted") or [])
+                reaped = bool(promise.get("reaps")) and not ids
+                held.append((ids - gone, tombstone and not gone and not reaped))
             if any(h != held[0] for h in held):
                 tried = terms == "full-read" and any(
                     o.f == "get" and o.key == key and o.invoke.meta.get("final") for o in history.client
@@ -378,7 +398,7 @@ def convergence(history: History) -> Expected:
         undecided = not quiet
     ends = _hints(history, "quiet")
     for target, key, id in _hinted(history):
-        kind = _fate(history, target, key, id, quiet, ends, lww, promise.get("bound_seconds"))
+        kind = _fate(history, target, key, id, quiet, ends, lww, promise)
         undecided = undecided or kind == "undecided"
         if kind not in ("undecided", "delivered"):
             found.add((kind, key, target))
@@ -410,8 +430,10 @@ def _fate(
     quiet: dict[str | None, Operation],
     ends: dict[str | None, Operation],
     lww: bool,
-    bound_seconds: float | None,
+    promise: Any,
 ) -> str:
+    bound_seconds, reaps = promise.get("bound_seconds"), bool(promise.get("reaps"))
+
     def shows(o: Operation) -> bool:
         return any(t == target and k == key and id in ids for t, k, ids in o.value)
 
@@ -423,9 +445,11 @@ def _fate(
     tombstone = key in (look.meta.get("deleted") or [])
     if id in _anc(puts, held) or (lww and (held or tombstone)):
         return "delivered"
+    if id in _expired(history, puts):
+        return "delivered"
     for d in _deletes(history, key, "ok", "info"):
         later = any(v in puts and puts[v].index > d.index for v in held)
-        if id in _anc(puts, _context(puts, d)) and (tombstone or later):
+        if (id in _anc(puts, _context(puts, d)) and (tombstone or later or reaps)) or (lww and reaps):
             return "delivered"
     holders = {o.node for o in history.observed("hints") if o.meta.get("stage") != "read" and shows(o)}
     if any(h in ends and shows(ends[h]) for h in holders):

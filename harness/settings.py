@@ -52,6 +52,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     anti_entropy: bool = True
     anti_entropy_interval_seconds: float = 2.0
     mixed_hashes: bool = False
+    reap_after_seconds: float = 3600.0
     sloppy: bool = True
     checkers: tuple[str, ...] | None = None
     """None: those that the workload names."""
@@ -305,6 +306,13 @@ OPTIONS: tuple[Option, ...] = (
         "",
         "every second node hashes its trees in the next version, as in the midst of an upgrade",
     ),
+    Option(
+        "reap-after",
+        _duration,
+        "DURATION",
+        "how old tombstones become until their keys are forgotten",
+        field="reap_after_seconds",
+    ),
     Option("sloppy", _switch, "", "quorums may use fallbacks, or home replicas only", off="strict"),
     Option("checkers", _names, "NAMES", "judge by these only, commas between them", kind="checker"),
     Option("name", _text, "NAME", "what to call the run"),
@@ -484,6 +492,10 @@ def _contradictions(s: Settings) -> tuple[tuple[bool, str], ...]:
         (
             s.anti_entropy_interval_seconds < 0.001,
             f"anti-entropy-interval={s.anti_entropy_interval_seconds:g}s would never rest: choose 1ms or more",
+        ),
+        (
+            s.reap_after_seconds < 0.1,
+            f"reap-after={s.reap_after_seconds:g}s leaves nothing but work: choose 100ms or more",
         ),
         (s.rate <= 0, f"rate={s.rate:g} asks nothing: choose more than 0 operations per second"),
         (s.concurrency < 1, f"concurrency={s.concurrency} leaves no client: choose at least 1"),

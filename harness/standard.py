@@ -103,6 +103,22 @@ COMBINATIONS: dict[str, Combination] = {
             mixed_hashes=True,
         ),
         _cell(
+            "deletes",
+            "Deleted as often as written, some values expire; tombstones are reaped as soon as they can be.",
+            "deletes",
+            "partition,kill,pause",
+            keys=30,
+            reap_after_seconds=0.3,
+        ),
+        _cell(
+            "deletes-lww",
+            "The same in lww, under wrong clocks: only a delete that its own value's home has made must win.",
+            "deletes",
+            "partition,clock",
+            mode="lww",
+            reap_after_seconds=0.3,
+        ),
+        _cell(
             "lww",
             "Last writer wins: its losses are counted.",
             "set",

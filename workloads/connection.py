@@ -46,9 +46,10 @@ class Connection(Protocol):
         context: str | None = None,
         w: int | None = None,
         pw: int | None = None,
+        ttl_seconds: int | None = None,
     ) -> Siblings:
         """Writes with the causal context of an earlier read (None: blind) and returns the siblings after the write. `w`
-        and `pw` as `r` and `pr` of a read."""
+        and `pw` as `r` and `pr` of a read. With `ttl_seconds` the value is gone after that time."""
         ...
 
     async def delete(

@@ -49,13 +49,17 @@ async def get(connection: Connection, op: Op, n: int) -> tuple[Op, Read]:
 async def write(
     connection: Connection, op: Op, content: bytes | None, context: str | None
 ) -> tuple[Op, Read]:
-    """Performs `op`, a `put` of `content` or (None) a `delete`: its completion, and the siblings after it."""
+    """Performs `op`, a `put` of `content` or (None) a `delete`: its completion, and the siblings after it. A put whose
+    `meta.ttl_seconds` says so expires."""
     w, pw = op.meta.get("w"), op.meta.get("pw")
     try:
         if content is None:
             siblings = await connection.delete(op.key, context=context, w=w, pw=pw)
         else:
-            siblings = await connection.put(op.key, content, context=context, w=w, pw=pw)
+            ttl_seconds = op.meta.get("ttl_seconds")
+            siblings = await connection.put(
+                op.key, content, context=context, w=w, pw=pw, ttl_seconds=ttl_seconds
+            )
     except Definite as problem:
         return op.completed("fail", op.value, error=str(problem)), Read()
     except Indefinite as problem:
@@ -93,6 +97,23 @@ class Requests:
         )
         done, _ = await write(self._connection, op, content, read.siblings.context)
         return recorder.complete(done)
+
+    async def delete(self, outer: Op, recorder: Recorder, read: Read) -> tuple[Op, Read]:
+        """Deletes what was read; the completion, and what is left."""
+        meta = {"context": list(read.ids)}
+        op = recorder.invoke(
+            Op(
+                outer.process,
+                "invoke",
+                "delete",
+                outer.key,
+                outer.value,
+                node=self._connection.node,
+                meta=meta,
+            )
+        )
+        done, left = await write(self._connection, op, None, read.siblings.context)
+        return recorder.complete(done), left
 
 
 def outcome(outer: Op, put: Op, **meta: Any) -> Op:

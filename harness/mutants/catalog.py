@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.mutants.apply import Mutant, Patch
+from harness.mutants.deletes import DELETES
 
 _ALL: tuple[Mutant, ...] = (
     Mutant(
@@ -290,4 +291,4 @@ class Read:
     ),
 )
 
-MUTANTS: dict[str, Mutant] = {m.name: m for m in _ALL}
+MUTANTS: dict[str, Mutant] = {m.name: m for m in (*_ALL, *DELETES)}

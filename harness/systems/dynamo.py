@@ -21,6 +21,9 @@ from workloads.body import Body, decode
 from workloads.connection import Definite, Indefinite, Siblings
 
 BUCKET = "b"
+REAP_INTERVAL_MS_MAX = 300_000
+REAPED_LATER_SECONDS = 1_800
+"""A tombstone that is older than that at the end of a run has been reaped by no node, however wrong its clock was."""
 CLIENT_TIMEOUT_NS = 2_000_000_000
 """Longer than a coordinator waits, so that a client hears its 503."""
 
@@ -44,6 +47,8 @@ def config(settings: Settings, node: str, peers: dict[str, str]) -> Config:
         anti_entropy=settings.anti_entropy,
         hash_version=HASH_VERSION + (settings.mixed_hashes and sorted(peers).index(node) % 2),
         anti_entropy_interval_ms=int(settings.anti_entropy_interval_seconds * 1_000),
+        reap_after_ms=int(settings.reap_after_seconds * 1_000),
+        reap_interval_ms=int(min(settings.reap_after_seconds * 250, REAP_INTERVAL_MS_MAX)),
     )
 
 
@@ -71,6 +76,9 @@ def guarantees(settings: Settings) -> dict[str, Any]:
         "bound_seconds": settings.recovery_seconds,
         "comes_to_rest": settings.anti_entropy,
     }
+    if settings.reap_after_seconds <= settings.time_seconds + REAPED_LATER_SECONDS:
+        # What one replica has reaped and another has not yet is sent once more.
+        promised["convergence"] |= {"reaps": True, "comes_to_rest": False}
     return promised
 
 
@@ -176,8 +184,10 @@ class DynamoConnection:
         context: str | None = None,
         w: int | None = None,
         pw: int | None = None,
+        ttl_seconds: int | None = None,
     ) -> Siblings:
-        return await self._write("PUT", key, body, context, _quorum(("w", w), ("pw", pw)))
+        query = _quorum(("w", w), ("pw", pw), ("ttl_seconds", ttl_seconds))
+        return await self._write("PUT", key, body, context, query)
 
     async def delete(
         self, key: str, *, context: str | None, w: int | None = None, pw: int | None = None

@@ -31,6 +31,8 @@ GUARANTEES: tuple[dict[str, Any], ...] = (
         "lost_writes": "causal",
         "convergence": {"after": "anti-entropy", "bound_seconds": 1, "comes_to_rest": True},
     },
+    {"lost_writes": "causal", "convergence": {"after": "anti-entropy", "reaps": True}},
+    {"lost_writes": "lww", "convergence": {"after": "full-read", "bound_seconds": 0.02, "reaps": True}},
 )
 
 
@@ -135,6 +137,8 @@ def _register(size: int, wrong: int, seed: int) -> History:
                 covered.update(context)
             if f == "put":
                 ids[key].append(new)
+                if w.chance(10):
+                    meta["ttl_seconds"] = w.any([0.001, 0.02, 100])
         elif early and w.chance(30):
             meta = {"final": True}
         op = Op(process, "invoke", f, key, value, node=w.any(NODES), meta=meta)

@@ -48,8 +48,10 @@ class Scripted:
         context: str | None = None,
         w: int | None = None,
         pw: int | None = None,
+        ttl_seconds: int | None = None,
     ) -> Siblings:
-        return self._answer("put", key, body, *((w, pw) if w or pw else ()), context)
+        more = (ttl_seconds,) if ttl_seconds else ()
+        return self._answer("put", key, body, *((w, pw) if w or pw else ()), *more, context)
 
     async def delete(
         self, key: str, *, context: str | None, w: int | None = None, pw: int | None = None
