@@ -107,6 +107,7 @@ def mistakes(config: Config) -> list[str]:
 _POSITIVE = (
     "anti_entropy_bytes_per_second",
     "anti_entropy_interval_ms",
+    "anti_entropy_rebuild_ms",
     "clock_entries_max",
     "frame_bytes_max",
     "gossip_interval_ms",

@@ -7,16 +7,16 @@ with at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
 from store import messages
 from store.config import Config
-from store.exchange import SLICE, SLICE_PAUSE_NS, Counters, Exchange
+from store.exchange import Counters, Exchange
 from store.gossip import Gossip
-from store.merkle import TokenRange
 from store.quorum import Calls
+from store.rebuild import Rebuild, Visit
 from store.replica import Replica
 from store.rounds import Rounds
 from store.runtime import DiskError, Future, Runtime
@@ -32,7 +32,7 @@ FIRST_ROUND_NS = 500_000_000
 
 
 class AntiEntropy:
-    """`homes(token range)`: the names of its home replicas, which may change."""
+    """`homes(token range)`: the names of its home replicas, which may change. `read_back`: see store/rebuild.py."""
 
     def __init__(
         self,
@@ -43,6 +43,7 @@ class AntiEntropy:
         gossip: Gossip,
         rounds: Rounds,
         homes: Callable[[int], Sequence[str]],
+        read_back: Callable[[Visit], Awaitable[int]],
     ) -> None:
         self._config = config
         self._runtime = runtime
@@ -51,6 +52,7 @@ class AntiEntropy:
         self._homes = homes
         self._interval_ns = config.anti_entropy_interval_ms * 1_000_000
         self.counters = Counters()
+        self._rebuild = Rebuild(runtime, replica, self.counters, config.token_ranges, read_back)
         self._exchange = Exchange(config, runtime, replica, calls, rounds, self.counters)
         self.exchanged_ns: dict[tuple[int, str], int] = {}
         """(token range, peer) -> monotonic time of the START of the last exchange that left nothing unrepaired."""
@@ -63,6 +65,9 @@ class AntiEntropy:
     def start(self) -> None:
         """Builds the trees of what was recovered, and begins to compare."""
         self._runtime.spawn(self._build_all(), name="anti-entropy-build")
+        if self._config.anti_entropy:
+            period_ns = self._config.anti_entropy_rebuild_ms * 1_000_000
+            self._runtime.spawn(self._rebuild.work(period_ns), name="anti-entropy-rebuild")
         self.follow(sorted(self._config.peers))
 
     def follow(self, peers: Sequence[str]) -> None:
@@ -120,6 +125,10 @@ class AntiEntropy:
         """Reconciles one range with the peer, both ways. True when every confirmed difference was repaired durably on
         both sides, so that each held at the end what the other had held at the start."""
         return await self._exchange_all(peer, [token_range])
+
+    async def rebuild(self) -> None:
+        """Reads the disk back now, and mends what it has lost."""
+        await self._rebuild.from_disk()
 
     async def _rounds(self, peer: str) -> None:
         number = 0
@@ -202,23 +211,10 @@ class AntiEntropy:
             if held.ready:
                 held.built()
             else:
-                await self._build(held)
+                await self._rebuild.from_memory(held)
 
     async def _deepen(self) -> None:
         """Trees that have become too shallow for what they hold are built anew."""
         for held in list(self._replica.ranges.values()):
-            if held.crowded and held.growing is None:
-                await self._build(held)
-
-    async def _build(self, held: TokenRange) -> None:
-        """Builds a range's tree anew from memory, in slices, while writes go on."""
-        began_ns = self._runtime.clock.mono_ns()
-        tree = held.growing = held.new_tree()
-        # The records themselves never change: these lists are a snapshot, and whatever comes later reaches `growing`.
-        keys, records = list(held.records), list(held.records.values())
-        for begin in range(0, len(keys), SLICE):
-            if begin:
-                await self._runtime.sleep(SLICE_PAUSE_NS)
-            tree.add(keys[begin : begin + SLICE], records[begin : begin + SLICE])
-        held.tree, held.growing = tree, None
-        self.counters.build_ns = self._runtime.clock.mono_ns() - began_ns
+            if held.crowded:
+                await self._rebuild.from_memory(held)

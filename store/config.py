@@ -83,6 +83,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Whether this node compares its hash trees with other home replicas', and repairs what differs. It answers always."""
     anti_entropy_interval_ms: int = 5_000
     anti_entropy_bytes_per_second: int = 16 << 20
+    anti_entropy_rebuild_ms: int = 3_600_000
+    """How often the disk is read back, to find and mend what has silently gone bad there."""
     hash_version: int = HASH_VERSION
     """How this node hashes its trees. Nodes of different versions do not compare; hints and read repair go on. Raise it on one
     node after the other."""

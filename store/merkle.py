@@ -11,7 +11,7 @@ against somebody who chooses records to collide.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 from xxhash import xxh3_64_intdigest
 
@@ -84,7 +84,7 @@ class Tree:
         np.bitwise_xor.at(np.frombuffer(self.leaves, np.uint64), places.astype(np.intp), hashes)
         self.root ^= int(np.bitwise_xor.reduce(hashes))
 
-    def fold(self, depth: int) -> Sequence[int]:
+    def fold(self, depth: int) -> array[int]:
         """The nodes at `depth`, as a tree of that depth would have them for leaves. Not to be changed."""
         assert 0 <= depth <= self.depth, depth
         level = self.leaves

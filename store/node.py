@@ -81,6 +81,7 @@ class Node:
             self.gossip,
             self.rounds,
             lambda r: self.ring.holders(r, config.n),
+            self.compaction.read_back,
         )
         self.horizon.watch(self.anti_entropy.pairs, self.anti_entropy.exchanged_ns)
         self.membership = Membership(

@@ -102,6 +102,10 @@ class Replica:
         self.ranges[key_token * self._token_ranges >> 64].put(key, key_token, record)
         return future
 
+    def rewrite(self, key: bytes) -> None:
+        """Appends what is held of a key once more: the disk has lost it."""
+        self._log.append(packed(PUT, key, self.load(key)), key)
+
     def drop(self, key: bytes) -> Future:
         """Forgets a key. The future is set once that is durable."""
         future = self._log.append(packed(DROP, key), key)
