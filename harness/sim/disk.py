@@ -157,8 +157,9 @@ class Platter:
         files = {id(file): file for file in (*self.names.values(), *self.durable_names.values())}
         return sum(file.last - file.synced for file in files.values()) + len(self.pending)
 
-    def power_loss(self) -> Lost:
-        """Leaves a drawn subset of what was not synced, as the next life will find it."""
+    def power_loss(self, *, written_back: bool = True) -> Lost:
+        """Leaves a drawn subset of what was not synced, as the next life will find it; nothing of it where the cache had
+        not begun to be written back."""
         draws, node, number = self._draws, self.node, self.power_losses
         self.power_losses += 1
         lost = Lost()
@@ -172,7 +173,7 @@ class Platter:
         for name, file in self.durable_names.items():
             file.settle()
             # Sometimes the cache had just been written back, or had not been at all; mostly it is in between.
-            mood = draws.below(4, "power-mood", node, number, name)
+            mood = draws.below(4, "power-mood", node, number, name) if written_back else 0
             for k, (offset, content) in enumerate(file.writes, start=file.applied):
                 if mood == 0 or (mood > 1 and draws.one_in(2, "power-write", node, number, name, k)):
                     lost.writes += 1

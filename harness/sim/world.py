@@ -46,6 +46,10 @@ START_NS_MIN, START_NS_MAX = 20_000_000, 80_000_000
 ANSWER_NS_MAX = 5_000_000_000
 """How long a started node may take until it answers."""
 
+WRITING_NS_MAX = 100_000_000
+WRITING_NS = 4_000_000
+"""A power loss waits so long at most for a disk that is writing, and then strikes within so long."""
+
 POLL_NS = 20_000_000
 _PING = b"GET /ping HTTP/1.1\r\nHost: node\r\n\r\n"
 
@@ -271,6 +275,7 @@ class SimWorld:
         self._network = Network(self.loop, nodes, self._draws, self.trace)
         self._fault_code = self.trace.code("fault")
         self._client_latencies: dict[tuple[str, str], tuple[Latencies, Latencies]] = {}
+        self._power_losses = 0
         self._started_ns = 0
         self._ran = False
         self._stopped = False
@@ -489,7 +494,9 @@ class SimWorld:
             case Kill(nodes):
                 return self._kill(nodes, injected_ns)
             case PowerLoss(nodes):
-                return self._power_loss(nodes, injected_ns)
+                self._know(nodes)
+                await self._writing(nodes)
+                return self._power_loss(nodes, self.now_ns())
             case Restart(nodes):
                 return await self._restart(nodes, injected_ns)
             case Pause(nodes):
@@ -569,15 +576,29 @@ class SimWorld:
         verified = before != after and all(state == "dead" for state in after.values())
         return self._evidence("kill", injected_ns, before, after, verified)
 
+    async def _writing(self, nodes: tuple[str, ...]) -> None:
+        """Two power losses in three wait a moment for one of their nodes to be in the middle of a write: an idle disk has
+        nothing to lose, and disks are idle most of the time."""
+        self._power_losses += 1
+        mood = self._draws.below(3, "power-moment", self._power_losses)
+        deadline_ns = self.loop.now_ns + WRITING_NS_MAX
+        while mood and self.loop.now_ns < deadline_ns:
+            if any(self._seats[node].machine.platter.unsynced() for node in nodes):
+                await self.sleep(self._draws.below(WRITING_NS, "power-delay", self._power_losses))
+                return
+            await self.sleep(WRITING_NS // 10)
+
     def _power_loss(self, nodes: tuple[str, ...], injected_ns: int) -> Evidence:
         self._know(nodes)
         before = self._powered(nodes)
+        # Machines of one make under one load write back alike: often none of them had begun to.
+        written_back = self._draws.one_in(2, "power-written-back", self._power_losses)
         for node in nodes:
             seat = self._seats[node]
             if seat.life is not None:
                 self._die(seat)
             # Counted apart from what a kill would have taken: the writes are what this fault is about.
-            seat.toll = seat.machine.platter.power_loss().total
+            seat.toll = seat.machine.platter.power_loss(written_back=written_back).total
             seat.machine.booted_ns = self.loop.now_ns
         after = self._powered(nodes)
         verified = before != after and all(self._seats[node].life is None for node in nodes)

@@ -256,6 +256,27 @@ def test_a_kill_keeps_the_page_cache_and_a_power_loss_need_not() -> None:
     assert {size(PowerLoss(("n1",)), seed) for seed in range(20)} == {("16", 0), ("8", 1)}
 
 
+def test_power_mostly_fails_while_a_disk_is_writing_though_disks_are_mostly_idle() -> None:
+    def unsynced(seed: int) -> bool:
+        w = world(seed=seed)
+
+        async def ask_all_the_time() -> None:
+            while True:
+                await ask(w, "n1")
+                await w.sleep(50 * MS)
+
+        async def scene() -> bool:
+            asking = w.spawn(ask_all_the_time(), name="asking")
+            await w.sleep(SECOND)
+            before: dict[str, Any] = (await w.inject(PowerLoss(NODES))).before
+            asking.cancel()
+            return any(before[node]["unsynced"] for node in NODES)
+
+        return play(w, scene)
+
+    assert sum(unsynced(seed) for seed in range(30)) > 10  # a write takes a hundredth of the time
+
+
 def test_no_frame_crosses_from_one_life_to_the_next() -> None:
     w = world()
 
