@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from harness.mutants.apply import Mutant, Patch
 from harness.mutants.deletes import DELETES
+from harness.mutants.quorums import QUORUMS
 
 _ALL: tuple[Mutant, ...] = (
     Mutant(
@@ -291,4 +292,4 @@ class Read:
     ),
 )
 
-MUTANTS: dict[str, Mutant] = {m.name: m for m in (*_ALL, *DELETES)}
+MUTANTS: dict[str, Mutant] = {m.name: m for m in (*_ALL, *DELETES, *QUORUMS)}
