@@ -218,12 +218,13 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag=40, gc=False):
 
 class ReapAsk(msgspec.Struct, frozen=True, array_like=True, tag=41):
     """Enter this round of the token range, durably: of which of these (key, record) do you hold nothing else, and have
-    nothing outstanding?"""
+    nothing outstanding? `ring`: the version of the ring whose nodes are asked."""
 
     id: int
     token_range: Index
     round: Round
     entries: tuple[tuple[bytes, bytes], ...]
+    ring: int
 
 
 class ReapAnswer(msgspec.Struct, frozen=True, array_like=True, tag=42):

@@ -126,7 +126,7 @@ class Reaper:
     async def _reap(self, token_range: int, entries: Entries) -> bool:
         """Proposes to forget these; returns whether everybody was heard and agreed to any of them."""
         c = self._c
-        everybody = self._steady()
+        everybody, ring = self._steady(), self._rounds.ring
         if everybody is None or not all(map(c.gossip.up, everybody)):
             return False
         round = self._rounds.floors[token_range] + 1
@@ -140,7 +140,7 @@ class Reaper:
         others = tuple(node for node in everybody if node != c.config.node)
         timeout_ns = c.config.request_timeout_ms * MILLISECOND
         gather = Gather(c.runtime, c.calls, len(others), timeout_ns, expects=ReapAnswer, asked=others)
-        frame = messages.encode(ReapAsk(gather.id, token_range, round, tuple(clear)))
+        frame = messages.encode(ReapAsk(gather.id, token_range, round, tuple(clear), ring))
         for node in others:
             c.runtime.net.send(node, frame)
         answers: dict[str, ReapAnswer] = await gather.future
@@ -149,7 +149,7 @@ class Reaper:
             with suppress(DiskError):
                 self._rounds.raise_to(token_range, latest)
         agreed = set(range(len(clear))).intersection(*(answer.agreed for answer in answers.values()))
-        if len(answers) < len(others) or not agreed or self._steady() != everybody:
+        if len(answers) < len(others) or not agreed or self._rounds.ring != ring:
             return False
         reap = Reap(token_range, round, tuple(clear[i] for i in sorted(agreed)))
         frame = messages.encode(reap)
@@ -182,7 +182,8 @@ class Reaper:
             return
         floor = floors[message.token_range]
         agreed = tuple(i for i, entry in enumerate(message.entries) if self._clear(*entry))
-        if message.round <= floor or not agreed or self._steady() is None:
+        steady = self._steady() is not None and message.ring == self._rounds.ring
+        if message.round <= floor or not agreed or not steady:
             self._c.runtime.net.send(src, messages.encode(ReapAnswer(message.id, floor, ())))
             return
         try:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
+import ringed
 from cluster import SECOND, Cluster
 
 from harness.sim.world import SimWorld
@@ -159,3 +160,26 @@ def test_in_a_lww_bucket_an_expired_value_never_takes_a_later_write_with_it() ->
         assert (await c.ask("n2", "GET", "/kv/b/k")).values == [b"stays"]
 
     play(scene, mode="lww")
+
+
+def test_nothing_is_reaped_until_a_join_is_over_and_then_the_new_node_is_asked_too() -> None:
+    async def scene(c: ringed.Ringed) -> None:
+        await c.fill(20)
+        assert await c.change("n1", "join", name="n6") == 202
+        await c.phase("n1", "joint")
+        away = (await c.homes("k1"))[0]
+        await c.world.inject(Kill((away,)))  # the change waits for it
+        via = "n1" if away != "n1" else "n2"
+        await delete(c, via, "k0")
+        await c.world.sleep(5 * SECOND)
+        known = [n for n in ringed.ALL if n != away]
+        assert await holders(c, "k0", known) != []
+        await c.world.inject(Restart((away,)))
+        await c.settled(4, (*ringed.MEMBERS, "n6"), *ringed.MEMBERS, "n6")
+        await c.until(lambda: holders(c, "k0", ringed.ALL), [])
+        await c.world.inject(Kill(("n6",)))
+        await delete(c, "n1", "k2")
+        await c.world.sleep(5 * SECOND)
+        assert await holders(c, "k2", ringed.MEMBERS) != []
+
+    ringed.play(scene, **QUICK)

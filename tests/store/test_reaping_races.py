@@ -42,7 +42,7 @@ class Valve:
         return len(kept)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._runtime.net if name == "on_message" else self._runtime, name)
+        return getattr(self._runtime.net if name in ("on_message", "meet") else self._runtime, name)
 
 
 class Scene(Cluster):
@@ -99,6 +99,16 @@ def play(scene: Callable[[Scene], Awaitable[None]], **settings: Any) -> dict[str
 def writes(*dsts: str, hint: bool = False) -> Which:
     """Writes to these nodes, hints or others."""
     return lambda dst, message: isinstance(message, Write) and dst in dsts and bool(message.hint_for) == hint
+
+
+async def ask(c: Scene, src: str, dst: str, question: ReapAsk) -> tuple[int, Sequence[int]]:
+    """The round of the one who was asked, and what it agreed to."""
+    heard: list[ReapAnswer] = []
+    id = c.nodes[src].calls.open(lambda _, answer: heard.append(answer), ReapAnswer, (dst,))
+    asked = ReapAsk(id, question.token_range, question.round, question.entries, question.ring)
+    c.nodes[src].runtime.net.send(dst, messages.encode(asked))
+    await c.world.sleep(SECOND // 5)
+    return heard[0].round, heard[0].agreed
 
 
 async def delete(c: Scene, node: str, key: str) -> None:
@@ -218,7 +228,7 @@ def test_a_write_that_a_reap_of_another_key_overtakes_is_sent_again_and_done() -
     play(scene, sloppy=False)
 
 
-def test_who_heard_of_a_round_otherwise_does_not_agree_to_it() -> None:
+def test_who_heard_of_a_round_otherwise_or_goes_by_another_ring_does_not_agree_to_it() -> None:
     async def scene(c: Scene) -> None:
         a, b, last = await c.homes("k")
         await c.ask(a, "PUT", "/kv/b/k", b"v")
@@ -227,18 +237,28 @@ def test_who_heard_of_a_round_otherwise_does_not_agree_to_it() -> None:
         entry = (b"b/k", c.nodes[a].replica.load(b"b/k"))
         c.nodes[b].rounds.raise_to(here, 5)
         await c.world.sleep(SECOND // 10)
-        answers = await ask(c, a, b, ReapAsk(0, here, 5, (entry,)))
-        assert answers == (5, ())
-        assert await ask(c, a, b, ReapAsk(0, here, 6, (entry,))) == (6, (0,))
-        assert await ask(c, a, last, ReapAsk(0, here, 6, (entry,))) == (6, (0,))
+        ring = c.nodes[b].ring.version
+        assert await ask(c, a, b, ReapAsk(0, here, 5, (entry,), ring)) == (5, ())
+        assert await ask(c, a, b, ReapAsk(0, here, 6, (entry,), ring + 1)) == (5, ())
+        assert await ask(c, a, b, ReapAsk(0, here, 6, (entry,), ring)) == (6, (0,))
+        assert await ask(c, a, last, ReapAsk(0, here, 6, (entry,), ring)) == (6, (0,))
 
-    async def ask(c: Scene, src: str, dst: str, question: ReapAsk) -> tuple[int, Sequence[int]]:
-        heard: list[ReapAnswer] = []
-        id = c.nodes[src].calls.open(lambda _, answer: heard.append(answer), ReapAnswer, (dst,))
-        asked = ReapAsk(id, question.token_range, question.round, question.entries)
-        c.nodes[src].runtime.net.send(dst, messages.encode(asked))
-        await c.world.sleep(SECOND // 5)
-        return heard[0].round, heard[0].agreed
+    play(scene, reap_after_ms=3_600_000)
+
+
+def test_who_knows_of_a_change_of_the_ring_agrees_to_nothing() -> None:
+    async def scene(c: Scene) -> None:
+        a, b, _ = await c.homes("k")
+        await c.ask(a, "PUT", "/kv/b/k", b"v")
+        await delete(c, a, "k")
+        here = c.nodes[a].ring.range_of(b"b/k")
+        entry = (b"b/k", c.nodes[a].replica.load(b"b/k"))
+        c.valve(b).keeps = lambda _dst, message: (
+            not isinstance(message, ReapAnswer)
+        )  # the others never hear of it
+        c.nodes[b].membership.begin_join("n6", "")
+        asked = ReapAsk(0, here, 1, (entry,), c.nodes[b].ring.version)
+        assert await ask(c, a, b, asked) == (0, ())
 
     play(scene, reap_after_ms=3_600_000)
 
