@@ -173,21 +173,26 @@ def _pair(part: str) -> tuple[str, str]:
     return name, value
 
 
+_STATUS_LINES = {status: f"HTTP/1.1 {status} {reason}\r\n".encode() for status, reason in REASONS.items()}
+
+
 def encode_response(
-    status: int, body: bytes = b"", content_type: str = "application/octet-stream", headers: str = ""
+    status: int, body: bytes = b"", content_type: bytes = b"application/octet-stream", headers: bytes = b""
 ) -> bytes:
     if status == 204:
-        return f"HTTP/1.1 204 No Content\r\n{headers}\r\n".encode("latin-1")
-    head = (
-        f"HTTP/1.1 {status} {REASONS[status]}\r\n"
-        f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
+        return b"HTTP/1.1 204 No Content\r\n%b\r\n" % headers
+    return b"%bContent-Type: %b\r\nContent-Length: %d\r\n%b\r\n%b" % (
+        _STATUS_LINES[status],
+        content_type,
+        len(body),
+        headers,
+        body,
     )
-    return head.encode("latin-1") + body
 
 
-def encode_json(status: int, value: Any, headers: str = "") -> bytes:
+def encode_json(status: int, value: Any, headers: bytes = b"") -> bytes:
     """A reply in JSON; bytes become base64 text."""
-    return encode_response(status, msgspec.json.encode(value), "application/json", headers)
+    return encode_response(status, msgspec.json.encode(value), b"application/json", headers)
 
 
 def encode_error(status: int, text: str, **more: Any) -> bytes:
@@ -255,11 +260,11 @@ class Api:
             raise Problem(405, "only GET here")
         match request.path.split("/")[1:]:
             case ["ping"]:
-                return encode_response(200, b"pong", "text/plain")
+                return encode_response(200, b"pong", b"text/plain")
             case ["status"]:
                 return encode_json(200, self._node.status())
             case ["metrics"]:
-                return encode_response(200, self._node.exposition(), "text/plain; version=0.0.4")
+                return encode_response(200, self._node.exposition(), b"text/plain; version=0.0.4")
             case ["admin", page, *rest] if page in self._admin:
                 self._authorize(request)
                 return self._admin[page](rest)
@@ -408,11 +413,10 @@ class Api:
         metrics = self._node.metrics
         if len(live) > metrics.sibling_max:  # noqa: PLR1730 # max() costs a call in the hot path
             metrics.sibling_max = len(live)
-        headers = (
-            f"X-Causal-Context: {versions.encode_context(record.clock, key)}\r\n" if record.clock else ""
-        )
+        clock = record.clock
+        headers = b"X-Causal-Context: %b\r\n" % versions.encode_context(clock, key) if clock else b""
         if record.truncated:
-            headers += "X-Clock-Truncated: true\r\n"
+            headers += b"X-Clock-Truncated: true\r\n"
         if not live or (live[0].end is True and all(v.end is True for v in live)):
             if written:
                 return encode_response(204, headers=headers)
@@ -485,7 +489,7 @@ def _plain(encoded: bytes) -> dict[str, Any]:
     }
 
 
-def _multipart(record: Record, headers: str) -> bytes:
+def _multipart(record: Record, headers: bytes) -> bytes:
     # The boundary is drawn from the content itself, so that no value can contain it and equal replies are equal bytes.
     boundary = f"{token(versions.encode(record)):016x}"
     parts = b"".join(
@@ -497,4 +501,4 @@ def _multipart(record: Record, headers: str) -> bytes:
         for v in record.versions
     )
     body = parts + f"--{boundary}--\r\n".encode()
-    return encode_response(300, body, f"multipart/mixed; boundary={boundary}", headers)
+    return encode_response(300, body, f"multipart/mixed; boundary={boundary}".encode(), headers)

@@ -19,6 +19,7 @@ from store.messages import (
     Refused,
     Repair,
     Write,
+    WriteDone,
 )
 from store.runtime import BadMessage
 from store.versions import BadRecord
@@ -36,11 +37,11 @@ def opened(frame: bytes, members: Container[str]) -> Message:
                 versions.check(message.record)
                 if message.hint_for and message.hint_for not in members:
                     raise BadMessage(f"a hint for {message.hint_for!r}, which is no member")
+            case Read() | WriteDone():
+                pass  # the most frequent of all; who reads no key gets no record
             case ReadDone():
                 if message.record:
                     versions.check(message.record)
-            case Read():
-                _key(message.key)
             case Repair() | EntriesDone():
                 for key, record in message.items:
                     _key(key)

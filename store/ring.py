@@ -136,9 +136,8 @@ def _distance(ranges: list[str], i: int, node: str) -> int:
     return min((min((i - j) % q, (j - i) % q) for j in range(q) if j != i and ranges[j] == node), default=q)
 
 
-def token(key: bytes) -> int:
-    """A key's place on the ring: 64 bits, of which the highest choose the token range and the next the Merkle leaf."""
-    return xxh3_64_intdigest(key)
+token = xxh3_64_intdigest
+"""A key's place on the ring: 64 bits, of which the highest choose the token range and the next the Merkle leaf."""
 
 
 class Ring:

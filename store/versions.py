@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import binascii
 import zlib
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64decode
 from collections.abc import Iterable
 from functools import lru_cache
 from itertools import pairwise
@@ -88,6 +88,10 @@ class BadRecord(Exception):
 def check(encoded: bytes) -> None:
     """Whether a peer may have meant these bytes as a record: in the one encoding that equal knowledge has. Raises
     BadRecord. A zero entry passes: it says what its absence says."""
+    _check_kept(encoded) if len(encoded) <= _KEPT_BYTES_MAX else _check(encoded)
+
+
+def _check(encoded: bytes) -> None:
     try:
         record = decode(encoded)
     except msgspec.DecodeError as problem:
@@ -99,6 +103,9 @@ def check(encoded: bytes) -> None:
         raise BadRecord("a clock names every actor once, in order")
     if len(live) > 1 and not _ascend([_dot(version) for version in live]):
         raise BadRecord("a record has every dot once, in order")
+
+
+_check_kept = lru_cache(256)(_check)
 
 
 def _ascend(keys: list[Any]) -> bool:
@@ -253,10 +260,14 @@ class BadContext(Exception):
 _clock_decoder = msgspec.msgpack.Decoder(tuple[CheckedEntry, ...])
 
 
-def encode_context(clock: tuple[Entry, ...], key: bytes) -> str:
+_URLSAFE = bytes.maketrans(b"+/", b"-_")
+
+
+def encode_context(clock: tuple[Entry, ...], key: bytes) -> bytes:
     """An opaque token; a checksum binds it to its key, so that garbage and mix-ups are refused, never stored."""
     packed = _encoder.encode(clock)
-    return urlsafe_b64encode(zlib.crc32(packed, zlib.crc32(key)).to_bytes(4, "big") + packed).decode()
+    checked = zlib.crc32(packed, zlib.crc32(key)).to_bytes(4, "big") + packed
+    return binascii.b2a_base64(checked, newline=False).translate(_URLSAFE)
 
 
 def decode_context(token: str, key: bytes) -> tuple[Entry, ...]:

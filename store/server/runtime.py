@@ -14,6 +14,7 @@ from store.api import traced
 from store.config import Config
 from store.server.disk import RealDisk
 from store.server.peers import RealNetwork
+from store.server.timers import Timers
 
 HALTED = 74
 """The exit status of a node that ended itself (EX_IOERR in sysexits.h: its disk failed)."""
@@ -78,13 +79,11 @@ class RealRuntime:
         self.disk = RealDisk(config.directory, loop)
         self.net = RealNetwork(config, loop, self.log)
         self.future = loop.create_future
+        self.call_later = Timers(loop).call_later
         self._loop = loop
 
     def draw(self, what: str, *identity: object) -> int:
         return int.from_bytes(os.urandom(8), "big")
-
-    def call_later(self, delay_ns: int, callback: Callable[..., None], *args: Any) -> asyncio.TimerHandle:
-        return self._loop.call_later(delay_ns / 1e9, callback, *args)
 
     def sleep(self, delay_ns: int) -> Awaitable[None]:
         return asyncio.sleep(delay_ns / 1e9)

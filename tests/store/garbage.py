@@ -126,7 +126,7 @@ _targets = st.sampled_from(
         "/", "*", "http://x/kv/other/k", "/\xe9", "/kv/other/" + "k" * 1_100, "/" + "x" * 20_000, "/kv/other/k?&=&&==",
     ]
 )  # fmt: skip
-_context = versions.encode_context(((_ACTOR, 1, 1),), b"other/k")
+_context = versions.encode_context(((_ACTOR, 1, 1),), b"other/k").decode()
 _headers = st.sampled_from(
     [
         "Host: x", "Content-Length: 5", "Content-Length: 99999999", "Content-Length: -1", "Content-Length: 5, 5",
@@ -143,7 +143,7 @@ _contexts = st.one_of(
     ),
     st.binary(max_size=40).map(lambda raw: urlsafe_b64encode(raw).decode()),
     _clocks.map(lambda clock: urlsafe_b64encode(bytes(4) + _encoded(clock)).decode()),
-    _clocks.map(lambda clock: versions.encode_context(tuple(clock), b"other/k")),
+    _clocks.map(lambda clock: versions.encode_context(tuple(clock), b"other/k").decode()),
 )
 _methods = st.sampled_from(
     ["GET", "PUT", "POST", "DELETE", "PATCH", "HEAD", "OPTIONS", "CONNECT", "G\x00T", ""]
