@@ -15,7 +15,7 @@ PERIOD_NS = 500_000_000
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """One node's page at one moment of the world. `values` by series, as `name{label="value"}`; None: it did not answer."""
+    """One node's page, asked for at one moment. `values` by series, as `name{label="value"}`; None: it did not answer."""
 
     time: int
     node: str
@@ -52,10 +52,15 @@ class Collector:
             self._tasks.append(self._world.spawn(self._collect(node), name=f"metrics-{node}"))
 
     async def _collect(self, node: str) -> None:
+        world = self._world
+        due_ns = world.now_ns()
         while True:
-            page = await self._world.scrape(node)
-            self._take(Sample(self._world.now_ns(), node, None if page is None else parse(page)))
-            await self._world.sleep(self._period_ns)
+            asked_ns = world.now_ns()
+            page = await world.scrape(node)
+            self._take(Sample(asked_ns, node, None if page is None else parse(page)))
+            # Whoever is slow to answer misses looks, and is looked at again when all others are.
+            due_ns += self._period_ns * max(1, -(-(world.now_ns() - due_ns) // self._period_ns))
+            await world.sleep(due_ns - world.now_ns())
 
     def stop(self) -> None:
         """Stops at once: nobody waits for an answer that is under way."""
