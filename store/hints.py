@@ -52,6 +52,8 @@ class Hints:
         self._unsynced: dict[bytes, dict[int, Future]] = {}
         self._draining: set[str] = set()
         self._wakers: dict[str, Future] = {}
+        self._passing: dict[bytes, int] = {}
+        """The hint that is just being kept for others, by its key: what is kept instead is as old as it is."""
         self.departed: Callable[[str], bool] = lambda target: False
         """Whether a target is gone from the ring for ever, so that its hints are for others now."""
         self.retarget: Callable[[bytes, bytes], Awaitable[None]] = _nowhere
@@ -90,12 +92,12 @@ class Hints:
         # Known at once to this node as a coordinator, or its next write of the key would make the same dot again.
         self._by_key.setdefault(key, {})[id] = record
         self._unsynced.setdefault(key, {})[id] = done
-        self._horizon.hint_stored(id)
+        self._horizon.hint_stored(id, self._passing.get(key))
         self._runtime.spawn(self._store(id, target, key, record, done), name="hint-store")
         return done
 
     async def _store(self, id: int, target: str, key: bytes, record: bytes, done: Future) -> None:
-        stamp = self._horizon.stamp()
+        stamp = self._horizon.hint_stamp(id)
         await self._log.append(packed(HINT, id.to_bytes(8, "big"), target.encode(), key, record, stamp))
         self._add(target, id, key, record)
         unsynced = self._unsynced[key]
@@ -180,7 +182,9 @@ class Hints:
     async def _pass_on(self, target: str) -> None:
         """Gives up none of the hints for a target that is gone: each is kept for those who are at home there now."""
         for id, (key, record) in list(self._pending[target].items()):
+            self._passing[key] = id
             await self.retarget(key, record)
+            del self._passing[key]
             self._forget(target, id)
             self._metrics.hints_retargeted += 1
 

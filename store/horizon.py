@@ -82,11 +82,6 @@ class Horizon:
         self._metrics.begin(self._started_ns)
         self._origin_ns = self._started_ns
 
-    def stamp(self) -> bytes:
-        """This moment, for the log."""
-        clock = self._runtime.clock
-        return _STAMP.pack(clock.wall_ns(), clock.mono_ns(), self._boot)
-
     # Hints.
 
     def hint_stamp(self, id: int) -> bytes:
@@ -97,8 +92,14 @@ class Horizon:
         clock = self._runtime.clock
         return _STAMP.pack(clock.wall_ns() - (clock.mono_ns() - since), since, self._boot)
 
-    def hint_stored(self, id: int) -> None:
-        self._hints[id] = self._mono_ns()
+    def hint_stored(self, id: int, instead_of: int | None = None) -> None:
+        """A new hint; one that takes the place of another is as old as that."""
+        if instead_of in self._hints_by_wall:
+            self._hints_by_wall[id] = self._hints_by_wall[instead_of]
+        elif instead_of in self._hints:
+            self._hints[id] = self._hints[instead_of]
+        else:
+            self._hints[id] = self._mono_ns()
 
     def hint_restored(self, id: int, stamp: bytes) -> None:
         wall_ns, mono_ns, boot = _STAMP.unpack(stamp)
@@ -148,10 +149,16 @@ class Horizon:
         self._wall_at_start_ns = max(
             self._wall_at_start_ns, clock.wall_ns() - (clock.mono_ns() - self._started_ns)
         )
-        behind_ns = max(self.lags_ns().values(), default=0)
+        payload = self.payload()
         self._look()
         # A mark that is lost leaves an older one, which says that everything is older.
-        self._log.append(packed(AGE, self.stamp(), behind_ns.to_bytes(8, "big")))
+        self._log.append(payload)
+
+    def payload(self) -> bytes:
+        """The log payload of this moment: a stamp, and how far behind the exchanges are."""
+        clock = self._runtime.clock
+        stamp = _STAMP.pack(clock.wall_ns(), clock.mono_ns(), self._boot)
+        return packed(AGE, stamp, max(self.lags_ns().values(), default=0).to_bytes(8, "big"))
 
     # What peers remember of an earlier life.
 

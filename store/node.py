@@ -131,7 +131,9 @@ class Node:
             return self.rounds.payload(int(entry[1:], 16))
         if entry == "G":
             return self.membership.payload()
-        return self.epochs.payload() if entry == "E" else None  # ages are written again soon enough
+        if entry == "A":
+            return self.horizon.payload()
+        return self.epochs.payload() if entry == "E" else None
 
     async def start(self) -> None:
         """Recovers from the log, takes a new generation and actor ids, and joins the others."""

@@ -37,7 +37,7 @@ _ALL: tuple[Mutant, ...] = (
             Patch(
                 "store/hints.py",
                 """\
-        stamp = self._horizon.stamp()
+        stamp = self._horizon.hint_stamp(id)
         await self._log.append(packed(HINT, id.to_bytes(8, "big"), target.encode(), key, record, stamp))
 """,
                 "",

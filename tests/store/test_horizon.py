@@ -15,13 +15,16 @@ from store.node import Node
 from store.runtime import Runtime
 
 NODES = ("n1", "n2", "n3", "n4", "n5")
+NODE_OF: dict[str, Node] = {}
+"""The latest life of each node of the scene that is playing."""
 
 
 def play(scene: Callable[[Cluster], Awaitable[None]]) -> None:
     peers = dict.fromkeys(NODES, "")
 
     def build(node: str, runtime: Runtime) -> Node:
-        return Node(Config(node=node, peers=peers, horizon_mark_ms=2_000), runtime)
+        NODE_OF[node] = Node(Config(node=node, peers=peers, horizon_mark_ms=2_000), runtime)
+        return NODE_OF[node]
 
     world = SimWorld(NODES, 1, build)
 
@@ -106,5 +109,27 @@ def test_after_a_power_loss_that_set_the_clock_back_peers_say_how_old_a_hint_is(
         await c.world.sleep(SECOND)
         # Told at 2 s intervals: the peers' claim may reach back to just before the hint.
         assert 31.7 < await age(c, holder) < 35
+
+    play(scene)
+
+
+def test_a_hint_that_takes_the_place_of_one_for_a_node_that_left_is_as_old_as_that() -> None:
+    async def scene(c: Cluster) -> None:
+        holder, dead = await hint(c)
+        await c.world.sleep(20 * SECOND)
+        homes = await c.homes("k")
+        # Who is replaced never comes back; another home replica is down, so that somebody has to keep a hint for it.
+        other = next(home for home in homes if home not in (dead, holder))
+        await c.world.inject(Kill((other,)))
+        node = NODE_OF[holder]
+        node.hints.departed = lambda target: target == dead
+
+        async def retarget(key: bytes, record: bytes) -> None:
+            await node.hints.store(other, key, record)
+
+        node.hints.retarget = retarget
+        await c.world.sleep(6 * SECOND)
+        assert {h["target"] for h in await c.hints(holder)} == {other}
+        assert 26 < await age(c, holder) < 28
 
     play(scene)
