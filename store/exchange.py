@@ -233,21 +233,23 @@ class Exchange:
                 raise Failed
             wanted = wire.unpack_bits(answer.wanted, len(keys))
             session = answer.id
-            give = [key for key, flag in zip(keys, wanted, strict=True) if flag]
-            give += await self._take(answer)
+            told = await self._take(answer)
             while answer.left:
                 answer = await self._ask(peer, More(0, session), EntriesDone)
                 if answer.left < 0:
                     raise Failed
-                give += await self._take(answer)
+                told |= await self._take(answer)
+            # What it sent itself it wants only where more is known here now.
+            give = [key for key, flag in zip(keys, wanted, strict=True) if flag and key not in told]
+            give += [key for key, record in told.items() if self._replica.load(key) != record]
             complete = await self._give(peer, token_range, give) and complete
         return complete
 
-    async def _take(self, answer: EntriesDone) -> list[bytes]:
-        """Joins what the peer sent, durably; the keys of which more is known here than it sent."""
+    async def _take(self, answer: EntriesDone) -> dict[bytes, bytes]:
+        """Joins what the peer sent, durably, and returns it."""
         if await self._join(answer.items, answer.round):
             raise Failed
-        return [key for key, record in answer.items if self._replica.load(key) != record]
+        return dict(answer.items)
 
     async def _give(self, peer: str, token_range: int, keys: Sequence[bytes]) -> bool:
         rest = list(dict.fromkeys(keys))[::-1]

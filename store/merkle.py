@@ -120,10 +120,15 @@ class TokenRange:
         """Replaces the record of a key."""
         held = self.records.get(key)
         self.records[key] = record
-        if self.tree is not None or self.growing is not None or self.touched is not None:
-            change = entry_hash(key_token, record, self._version)
-            if held is not None:
-                change ^= entry_hash(key_token, held, self._version)
+        tree = self.tree
+        if tree is None and self.growing is None and self.touched is None:
+            return
+        change = entry_hash(key_token, record, self._version)
+        if held is not None:
+            change ^= entry_hash(key_token, held, self._version)
+        if tree is not None and self.growing is None and self.touched is None:
+            tree.change(key_token, change)  # by far the most frequent case
+        else:
             self._changed(key, key_token, change)
 
     def drop(self, key: bytes, key_token: int) -> None:
