@@ -8,7 +8,11 @@ import pytest
 
 from harness import alerts
 from harness.alerts import BadRule, Expression, Rule
-from harness.samples import Sample
+from harness.samples import Collector, Sample
+from harness.sim.world import SimWorld
+from nemeses.fault import Kill, Restart
+from store.config import Config
+from store.node import Node
 
 SECOND = 1_000_000_000
 
@@ -132,3 +136,36 @@ def test_a_summary_names_what_it_is_about() -> None:
     named = Rule(alert="A", expr=alerts.parse("max by (op) (m) > 0"), summary="{{ $labels.op }} is slow")
     (alert,) = alerts.evaluate([named], taken('m{op="get"}', 1))
     assert alert.summary == "get is slow"
+
+
+def test_alerts_fire_while_a_node_is_away_and_are_over_when_it_has_come_back() -> None:
+    names = ("n1", "n2", "n3", "n4", "n5")
+    world = SimWorld(
+        names, 1, lambda node, runtime: Node(Config(node=node, peers=dict.fromkeys(names, "")), runtime)
+    )
+    samples: list[Sample] = []
+
+    async def main() -> None:
+        await world.start()
+        collector = Collector(world, samples.append, 2 * SECOND)
+        collector.start()
+        transport = world.transport("n1", client="0")
+        await world.inject(Kill(("n5",)))
+        await world.sleep(4 * SECOND)
+        for i in range(1_900):
+            put = f"PUT /kv/b/k{i} HTTP/1.1\r\nContent-Length: 1\r\n\r\nv".encode()
+            await transport.request(put, 5 * SECOND)
+        await world.sleep(340 * SECOND)
+        await world.inject(Restart(("n5",)))
+        await world.sleep(30 * SECOND)
+        collector.stop()
+        await world.stop()
+
+    world.run(main())
+    found = {a.rule.alert: a for a in alerts.evaluate(alerts.read(alerts.shipped()), samples)}
+    assert found["HintsPending"].labels == {"target": "n5"}
+    assert 30 <= found["HintsPending"].fired_ns / SECOND < 60
+    assert 290 < found["ConsistencyHorizon"].pending_ns / SECOND < 330
+    assert found["ConsistencyHorizon"].fired_ns - found["ConsistencyHorizon"].pending_ns >= 30 * SECOND
+    assert all(a.resolved_ns is not None and a.resolved_ns > 340 * SECOND for a in found.values())
+    assert found.keys() <= {"HintsPending", "HintsGathering", "ConsistencyHorizon", "AntiEntropyLag"}

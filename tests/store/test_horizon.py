@@ -6,8 +6,10 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 import pytest
+import ringed
 from cluster import SECOND, Cluster
 
+from harness.samples import parse
 from harness.sim.world import SimWorld
 from nemeses.fault import Kill, PowerLoss, Restart, Skew
 from store.config import Config
@@ -133,3 +135,25 @@ def test_a_hint_that_takes_the_place_of_one_for_a_node_that_left_is_as_old_as_th
         assert 26 < await age(c, holder) < 28
 
     play(scene)
+
+
+def test_the_horizon_grows_while_a_node_is_dead_and_falls_once_another_has_taken_its_place() -> None:
+    async def scene(c: ringed.Ringed) -> None:
+        living = ("n1", "n2", "n4", "n5", "n6")
+        await c.fill(40)
+        await c.world.inject(Kill(("n3",)))
+        await c.world.sleep(30 * SECOND)
+        await c.fill(40)
+        assert 30 < await horizon(c, living) < 40
+        assert await c.change("n2", "replace", dead="n3", name="n6") == 202
+        await c.settled(4, living, *living)
+        await c.world.sleep(12 * SECOND)
+        assert await horizon(c, living) < 10
+        assert [await c.hints(node) for node in living] == [[]] * 5
+
+    ringed.play(scene)
+
+
+async def horizon(c: Cluster, nodes: tuple[str, ...]) -> float:
+    pages = [await c.world.scrape(node) for node in nodes]
+    return max(parse(page)["dynamo_consistency_horizon_seconds"] for page in pages if page is not None)
