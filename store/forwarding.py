@@ -86,6 +86,8 @@ class Forwarding:
         self._handle = handle
         self._sloppy = config.sloppy and config.hinted_handoff
         self._replica_timeout_ns = config.replica_timeout_ms * 1_000_000
+        self._doubted: set[str] = set()
+        """Home replicas that owe an answer, though they may seem up."""
         self.answers = Answers(runtime)
 
     async def forward(self, place: Place, request: Request, want: Want) -> bytes | Want:
@@ -111,6 +113,7 @@ class Forwarding:
         if target in answers:
             return answers[target].response
         self._gossip.missed(target)
+        self._doubted.add(target)
         return encode_error(
             503, f"forwarded to {target}, which has not answered; the write may be done", got=0
         )
@@ -118,25 +121,34 @@ class Forwarding:
     async def _there(self, homes: tuple[str, ...], deadline_ns: int) -> str | None:
         """The first home replica that was heard of just now, or answers when it is asked."""
         gossip = self._gossip
+        suspects: list[str] = []
         for home in homes:
             if not gossip.up(home):
+                suspects.append(home)
                 continue
-            if gossip.silent_ns(home) < self._replica_timeout_ns:
+            # Who is heard need not hear: a link may carry one way only.
+            if home not in self._doubted and gossip.silent_ns(home) < self._replica_timeout_ns:
                 return home
-            left_ns = max(deadline_ns - self._runtime.clock.mono_ns(), 1)
-            ask = Gather(
-                self._runtime,
-                self._calls,
-                1,
-                min(self._replica_timeout_ns, left_ns),
-                expects=Pong,
-                asked=(home,),
-            )
-            self._runtime.net.send(home, messages.encode(Ping(ask.id)))
-            if await ask.future:
+            if await self._answers((home,), deadline_ns):
+                self._doubted.discard(home)
                 return home
+            self._doubted.add(home)
             gossip.missed(home)
-        return None
+        if self._sloppy or not suspects:
+            return None
+        # Nobody may stand in for a home replica, and that one is down is only a belief: they are asked, all at once.
+        return await self._answers(tuple(suspects), deadline_ns)
+
+    async def _answers(self, homes: tuple[str, ...], deadline_ns: int) -> str | None:
+        """The first of them that says that it is there, if one does within the replica time-out."""
+        left_ns = max(deadline_ns - self._runtime.clock.mono_ns(), 1)
+        timeout_ns = min(self._replica_timeout_ns, left_ns)
+        ask = Gather(self._runtime, self._calls, 1, timeout_ns, expects=Pong, asked=homes)
+        frame = messages.encode(Ping(ask.id))
+        for home in homes:
+            self._runtime.net.send(home, frame)
+        answers: dict[str, Any] = await ask.future
+        return next(iter(answers), None)
 
     def received(self, src: str, message: Forward) -> None:
         """Performs a write that was forwarded here, at most once, and answers. Raises BadMessage."""

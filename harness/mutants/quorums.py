@@ -51,11 +51,11 @@ QUORUMS: tuple[Mutant, ...] = (
             Patch(
                 "store/forwarding.py",
                 """\
-        self._gossip.missed(target)
+        self._doubted.add(target)
         return encode_error(
 """,
                 """\
-        self._gossip.missed(target)
+        self._doubted.add(target)
         if not self._retrying:
             self._retrying = True
             try:

@@ -10,7 +10,7 @@ import pytest
 from cluster import SECOND, Cluster
 
 from harness.sim.world import SimWorld
-from nemeses.fault import Kill, Pause, Restart, Resume
+from nemeses.fault import Kill, Partition, Pause, Restart, Resume
 from store import messages
 from store.__main__ import mistakes
 from store.api import Request
@@ -253,6 +253,34 @@ def test_a_write_goes_past_a_home_replica_that_has_just_died() -> None:
         assert (await c.ask(outsider, "PUT", "/kv/b/k", b"v")).status == 204
 
     play(scene, gossip_interval_ms=60_000, suspect_after_ms=200_000)
+
+
+def test_a_write_goes_past_a_home_replica_that_is_heard_and_does_not_hear() -> None:
+    async def scene(c: Scene) -> None:
+        homes = await c.homes("k")
+        outsider = next(n for n in NODES if n not in homes)
+        await c.world.sleep(SECOND)
+        await c.world.inject(Partition("custom", ((outsider, homes[0]),)))
+        statuses = [(await c.ask(outsider, "PUT", "/kv/b/k", b"%d" % i)).status for i in range(3)]
+        # The first has to find out; nobody knows whether it is done.
+        assert statuses == [503, 204, 204]
+
+    play(scene, gossip_interval_ms=50)
+
+
+def test_a_strict_quorum_asks_home_replicas_that_seem_down_before_it_refuses() -> None:
+    async def scene(c: Scene) -> None:
+        homes = await c.homes("k")
+        outsider = next(n for n in NODES if n not in homes)
+        for home in homes:
+            c.nodes[outsider].gossip.missed(home)
+        assert (await c.ask(outsider, "PUT", "/kv/b/k", b"v")).status == 204
+        await c.world.inject(Kill(tuple(homes)))
+        began_ns = c.world.now_ns()
+        assert (await c.ask(outsider, "PUT", "/kv/b/k", b"v")).status == 503
+        assert c.world.now_ns() - began_ns < SECOND * 11 // 10
+
+    play(scene, sloppy=False, gossip_interval_ms=60_000)
 
 
 def test_a_forwarded_operation_that_comes_again_is_answered_and_not_done_again() -> None:
