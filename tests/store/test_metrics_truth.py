@@ -13,9 +13,10 @@ from cluster import SECOND, Cluster
 from harness.samples import parse
 from harness.sim.world import SimWorld
 from nemeses.fault import HealPartition, Kill, Partition, Pause, Restart, Resume
-from store import messages
+from store import messages, versions
 from store.config import Config
 from store.coordinator import Unsatisfied
+from store.exchange import SLICE
 from store.log import Entry
 from store.messages import (
     Compare,
@@ -36,20 +37,33 @@ EXCHANGE = (Roots, RootsDone, Compare, CompareDone, Entries, EntriesDone, More, 
 
 
 class Overheard:
-    """A runtime whose network counts the bytes of anti-entropy that its node sends."""
+    """A runtime whose network counts what its node sends and receives."""
 
     def __init__(self, runtime: Any) -> None:
         self._runtime = runtime
         self.net = self
         self.exchange_bytes = 0
+        self.sent: Counter[str] = Counter()
+        self.received: Counter[str] = Counter()
 
     def send(self, dst: str, frame: bytes) -> None:
-        if isinstance(messages.decode(frame), EXCHANGE):
+        message = messages.decode(frame)
+        self.sent[type(message).__name__] += 1
+        if isinstance(message, EXCHANGE):
             self.exchange_bytes += len(frame)
         self._runtime.net.send(dst, frame)
 
+    def on_message(self, handler: Callable[[str, bytes], None]) -> None:
+        def heard(src: str, frame: bytes) -> None:
+            message = messages.decode(frame)
+            hint = isinstance(message, messages.Write) and message.hint_for
+            self.received["Hint" if hint else type(message).__name__] += 1
+            handler(src, frame)
+
+        self._runtime.net.on_message(heard)
+
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._runtime.net if name == "on_message" else self._runtime, name)
+        return getattr(self._runtime, name)
 
 
 class Witness(Node):
@@ -62,6 +76,7 @@ class Witness(Node):
         """(op, status, how long it took) of requests that came from clients."""
         self.unsatisfied: Counter[tuple[str, str]] = Counter()
         self.appended: list[Future] = []
+        self.payloads: list[bytes] = []
         self._watch_log()
         self._watch_coordinator()
 
@@ -71,6 +86,7 @@ class Witness(Node):
         def watched(payload: bytes, entry: Entry | None = None) -> Future:
             future = append(payload, entry)
             self.appended.append(future)
+            self.payloads.append(payload)
             return future
 
         self.log.append = watched
@@ -164,7 +180,7 @@ async def trouble(c: Scene) -> None:
 def test_requests_failures_latencies_appends_and_exchanged_bytes_are_what_really_happened() -> None:
     async def scene(c: Scene) -> None:
         await trouble(c)
-        failures = 0
+        failures = hints = 0
         for name, node in c.nodes.items():
             shown = await c.shown(name)
             for op in ("get", "put", "delete"):
@@ -188,7 +204,22 @@ def test_requests_failures_latencies_appends_and_exchanged_bytes_are_what_really
             assert shown["dynamo_fsync_records_total"] == durable
             assert shown["dynamo_anti_entropy_exchange_bytes_total"] == node.overheard.exchange_bytes > 0
             assert shown["dynamo_keys"] == len(dict(node.replica.items()))
+            heard = node.overheard.received
+            assert shown["dynamo_replica_reads_total"] == heard["Read"] > 0
+            assert shown["dynamo_replica_writes_total"] == heard["Write"] > 0
+            assert shown["dynamo_forwards_total"] == node.overheard.sent["Forward"]
+            assert (shown["dynamo_peers"], shown["dynamo_peers_up"]) == (4, 4)
+            assert shown["dynamo_uptime_seconds"] == pytest.approx(c.world.now_ns() / 1e9, abs=0.2)
+            disk = node.runtime.disk
+            logs = [file for file in disk.names() if file.startswith("log-")]
+            assert shown["dynamo_log_bytes"] == sum(map(disk.size, logs)) > 1_000
+            stored = sum(p[:1] == b"H" for p in node.payloads)
+            assert shown["dynamo_hints_stored_total"] == stored
+            hints += stored
         assert failures > 5
+        assert hints > 5
+        # Two nodes were paused, and two cut off from three: each was missed by somebody.
+        assert await c.summed("dynamo_suspicions_total") > 4
         assert {op for node in c.nodes.values() for op, _, _ in node.answered} == {"get", "put", "delete"}
 
     play(scene)
@@ -274,3 +305,37 @@ def test_a_page_of_a_node_among_five_has_about_fifty_series() -> None:
         assert len(await c.shown("n1")) in range(45, 66)
 
     play(scene)
+
+
+def test_damaged_records_on_the_disk_are_counted_at_the_next_start() -> None:
+    async def scene(c: Scene) -> None:
+        home = (await c.homes("k"))[0]
+        for turn in range(60):
+            await c.ask(home, "PUT", f"/kv/b/k{turn}", b"%d" % turn)
+        await c.world.sleep(15 * SECOND)
+        assert (await c.shown(home))["dynamo_bad_records_total"] == 0
+        await c.world.inject(Kill((home,)))
+        assert c.world._seats[home].machine.platter.rot(3, unreadable=False)
+        await c.world.inject(Restart((home,)))
+        assert (await c.shown(home))["dynamo_bad_records_total"] in (1, 2, 3)
+        assert sum([(await c.shown(node))["dynamo_bad_records_total"] for node in NODES if node != home]) == 0
+
+    play(scene)
+
+
+def test_building_a_large_tree_takes_the_time_of_its_rests() -> None:
+    async def scene(c: Scene) -> None:
+        node = c.nodes["n1"]
+        token_range = node.ring.range_of(b"b/k0")
+        keys = [b"b/k%d" % i for i in range(400_000)]
+        mine = [key for key in keys if node.ring.range_of(key) == token_range][: 2 * SLICE + 1]
+        record = versions.encode(versions.put(versions.EMPTY, (), 1 << 40, 1, b"v"))
+        for key in mine:
+            node.replica.join(key, record)
+        await c.world.sleep(SECOND)
+        await c.world.inject(Kill(("n1",)))
+        await c.world.inject(Restart(("n1",)))
+        await c.world.sleep(2 * SECOND)
+        assert (await c.shown("n1"))["dynamo_merkle_tree_build_seconds"] >= 0.002
+
+    play(scene, anti_entropy=False)
