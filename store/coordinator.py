@@ -18,7 +18,7 @@ from store.metrics import Metrics
 from store.quorum import Calls
 from store.read import Read
 from store.replica import Replica
-from store.ring import PLACEMENTS_CACHED_MAX, Ring
+from store.ring import Ring, token
 from store.rounds import Rounds
 from store.runtime import Future, Runtime
 from store.versions import EMPTY, Entry, Record
@@ -129,18 +129,24 @@ class Coordinator:
         self.replica_timeout_ns = config.replica_timeout_ms * 1_000_000
         self.sloppy = config.sloppy and config.hinted_handoff
         self._lww_writes = 0
-        self._places: dict[bytes, Place] = {}
+        self._token_ranges = ring.token_ranges
         self._terms = terms(config, Bucket())
         self._terms_of = {name.encode(): terms(config, bucket) for name, bucket in config.buckets.items()}
+        self._places: dict[bytes, dict[int, Place]] = {name: {} for name in (b"", *self._terms_of)}
+        """By bucket, where it has terms of its own (b"" for all others), and token range."""
 
     def place(self, key: bytes) -> Place:
         """Who is home to the key, who stands in, and how its writes are reconciled."""
-        place = self._places.get(key)
+        bucket = b""
+        if self._terms_of:
+            name = key.partition(b"/")[0]
+            if name in self._terms_of:
+                bucket = name
+        places = self._places[bucket]
+        token_range = token(key) * self._token_ranges >> 64
+        place = places.get(token_range)
         if place is None:
-            if len(self._places) >= PLACEMENTS_CACHED_MAX:
-                self._places.clear()
             ring, n, node = self.ring, self.config.n, self.config.node
-            token_range = ring.range_of(key)
             order = ring.order(token_range)
             homes, holders = order[:n], ring.holders(token_range, n)
             place = Place(
@@ -148,17 +154,18 @@ class Coordinator:
                 homes,
                 tuple([other for other in order[n:] if other not in holders]),
                 node in homes,
-                self._terms_of.get(key.partition(b"/")[0], self._terms),
+                self._terms_of.get(bucket, self._terms),
                 holders,
                 node in holders,
                 ring.joint(token_range, n),
             )
-            self._places[key] = place
+            places[token_range] = place
         return place
 
     def forget_places(self) -> None:
         """The ring has changed."""
-        self._places.clear()
+        for places in self._places.values():
+            places.clear()
 
     async def put(
         self,

@@ -17,8 +17,6 @@ from typing import Literal
 import msgspec
 from xxhash import xxh3_64_intdigest
 
-PLACEMENTS_CACHED_MAX = 65_536
-
 Phase = Literal["settled", "joint", "moved", "settling"]
 """settled: no change. joint: writes to old and new homes, reads from the old. moved: writes to both, reads from the new.
 settling: the new alone, while what is owned no longer is handed over and forgotten."""
@@ -154,7 +152,6 @@ class Ring:
     ) -> None:
         self.token_ranges = token_ranges
         members = {name: (addresses or {}).get(name, "") for name in sorted(nodes)}
-        self._ranges: dict[bytes, int] = {}
         self.version = 0
         self.previous = 0
         """Of the state before: nodes that are one phase apart get on with each other."""
@@ -183,12 +180,7 @@ class Ring:
 
     def range_of(self, key: bytes) -> int:
         """Number of the token range that holds the key."""
-        found = self._ranges.get(key)
-        if found is None:
-            if len(self._ranges) >= PLACEMENTS_CACHED_MAX:
-                self._ranges.clear()
-            found = self._ranges[key] = token(key) * self.token_ranges >> 64
-        return found
+        return token(key) * self.token_ranges >> 64
 
     def order(self, token_range: int) -> tuple[str, ...]:
         """Every node, in the order of preference: the first N are home replicas and are read, the rest are fallbacks."""
