@@ -46,6 +46,10 @@ ANSWER_NS = 3_000_000_000
 CONFIRM_NS = 100_000_000
 """How long a write that one replica has may be on its way to the other before it counts as missing there."""
 
+CONFIRMATIONS_MAX = 3
+"""As long as differences vanish there are writes on their way, and among what is left may be newer ones: of keys that are
+written often one confirmation leaves some, for which a whole token range would be gone through."""
+
 DIRECT_MAX = 16
 """With so few entries they are compared at once: the descent would ask more."""
 
@@ -166,13 +170,26 @@ class Exchange:
         self._sessions += 1
         shift = SHIFTS[self._sessions % len(SHIFTS)]
         try:
+            if not their_keys:
+                return await self._give(peer, token_range, list(self._replica.ranges[token_range].records))
             depth, nodes = await self._descend(peer, token_range, shift, their_depth, their_keys)
-            if nodes:
-                await self._runtime.sleep(CONFIRM_NS)
-                nodes = await self._compare(peer, token_range, depth, 0, shift, nodes)
+            nodes = await self._confirmed(peer, token_range, depth, shift, nodes)
             return not nodes or await self._repair(peer, token_range, depth, shift, nodes)
         except (Failed, DiskError, ValueError):
             return False
+
+    async def _confirmed(
+        self, peer: str, token_range: int, depth: int, shift: int, nodes: list[int]
+    ) -> list[int]:
+        """Those of the nodes that differ still when writes have had time to arrive."""
+        for _ in range(CONFIRMATIONS_MAX):
+            before = len(nodes)
+            if before:
+                await self._runtime.sleep(CONFIRM_NS)
+                nodes = await self._compare(peer, token_range, depth, 0, shift, nodes)
+            if len(nodes) == before:
+                break
+        return nodes
 
     async def _descend(
         self, peer: str, token_range: int, shift: int, their_depth: int, their_keys: int
