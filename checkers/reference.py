@@ -321,7 +321,11 @@ def sessions(history: History) -> Expected:
 
         def gone(v: Any, read: Operation, key: Any = key, puts: dict[Any, Operation] = puts) -> bool:
             deletes = _deletes(history, key, "ok", "info")
-            return any(d.index < read.end and v in _anc(puts, _context(puts, d)) for d in deletes)
+            removed = [(d, _context(puts, d)) for d in deletes]
+            removed += [
+                (p, {id}) for id, p in puts.items() if p.possible and p.invoke.meta.get("ttl_seconds")
+            ]
+            return any(w.index < read.end and v in _anc(puts, ids) for w, ids in removed)
 
         wrong: Found = set()
         for read in (o for o in answers if o.f == "get"):

@@ -330,14 +330,20 @@ def _steps(graph: Graph) -> Iterator[tuple[int, int, Operation]]:
 
 
 def _deleted(graph: Graph) -> dict[Any, int]:
-    """Id -> event of the first delete that may have removed it."""
+    """Id -> event of the first delete, or put that expires, that may have removed it."""
     found: dict[Any, int] = {}
-    for delete in graph.deletes:
-        todo = list(graph.covers(delete))
+    removals = [(delete.index, graph.covers(delete)) for delete in graph.deletes]
+    removals += [
+        (put.index, (id,))
+        for id, put in graph.puts.items()
+        if id in graph.contexts and put.invoke.meta.get("ttl_seconds")
+    ]
+    for index, first in sorted(removals):
+        todo = list(first)
         while todo:
             id = todo.pop()
             if id not in found:
-                found[id] = delete.index
+                found[id] = index
                 todo += graph.contexts.get(id, ())
     return found
 

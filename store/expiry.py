@@ -14,11 +14,6 @@ from store.versions import Record, Version
 SECOND = 1_000_000_000
 
 
-def expired(record: Record, wall_ns: int) -> bool:
-    """Whether a value of the record has expired and is no tombstone yet."""
-    return any(v.end is not True and v.gone(wall_ns) for v in record.versions)
-
-
 def shown(record: Record, clock: Clock) -> tuple[Version, ...]:
     """What clients may be shown of a record: all but what has expired."""
     live = record.versions
@@ -42,7 +37,7 @@ async def bury(coordinator: Coordinator, key: bytes) -> bool:
     place = coordinator.place(key)
     wall_ns = coordinator.runtime.clock.wall_ns()
     held = coordinator.replica.record(key)
-    if not place.is_home or not expired(held, wall_ns):
+    if not place.is_home or versions.due(held, wall_ns) != versions.EXPIRED:
         return True
     if place.terms.lww:
         record = versions.expire_lww(held)

@@ -21,9 +21,11 @@ from store.runtime import DiskError, Future
 from store.versions import Record
 
 MILLISECOND = 1_000_000
-SLICE = 5_000
+SLICE = 2_000
 """Records that are looked at without giving way to requests."""
 PAUSE_NS = 5 * MILLISECOND
+BURIALS = 32
+"""Expired keys that are written at a time."""
 ASK_BYTES_MAX = 1 << 20
 
 Entries = tuple[tuple[bytes, bytes], ...]
@@ -99,17 +101,36 @@ class Reaper:
             encoded = records.get(key)
             if encoded is None:
                 continue
-            record = versions.decode(encoded)
-            if all(v.end is True for v in record.versions):
-                count += 1
-                if turn and _newest_ns(record) + turn * self._after_ns <= wall_ns:
-                    old.append((key, encoded))
-            elif turn and expiry.expired(record, wall_ns) and expiry.is_ours(c, key):
-                expired.append(key)
+            record = versions.decode_once(encoded)
+            match versions.due(record, wall_ns):
+                case versions.BURIED:
+                    count += 1
+                    if turn and _newest_ns(record) + turn * self._after_ns <= wall_ns:
+                        old.append((key, encoded))
+                case versions.EXPIRED if turn and expiry.is_ours(c, key):
+                    expired.append(key)
+                case _:
+                    pass
         self._tombstones[token_range] = count
-        for key in expired:
-            await expiry.bury(c, key)
+        for begin in range(0, len(expired), BURIALS):
+            await self._bury(expired[begin : begin + BURIALS])
         return old
+
+    async def _bury(self, keys: list[bytes]) -> None:
+        """Buries what has expired of these keys, side by side: a quorum that is not there costs a timeout."""
+        over = self._c.runtime.future()
+        left = len(keys)
+
+        async def bury(key: bytes) -> None:
+            nonlocal left
+            await expiry.bury(self._c, key)
+            left -= 1
+            if not left:
+                over.set_result(None)
+
+        for key in keys:
+            self._c.runtime.spawn(bury(key), name="bury")
+        await over
 
     def _batches(self, old: list[tuple[bytes, bytes]]) -> Iterator[Entries]:
         batch: list[tuple[bytes, bytes]] = []

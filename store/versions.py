@@ -53,6 +53,10 @@ class Version(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return end is True or (end is not False and end <= wall_ns)
 
 
+NOTHING, BURIED, EXPIRED = 0, 1, 2
+"""What there is to do about a record: see `due`."""
+
+
 class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """All that is known of a key. Both tuples are sorted, so equal knowledge has equal bytes.
 
@@ -69,6 +73,22 @@ EMPTY = Record()
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Record)
 encode = _encoder.encode
+
+decode_once = _decoder.decode
+"""As `decode`, for who passes by every record of a node and will not meet it again soon."""
+
+
+def due(record: Record, wall_ns: int) -> int:
+    """BURIED where nothing but tombstones is left, EXPIRED where a value has expired by then and is no tombstone yet."""
+    buried = True
+    for version in record.versions:
+        end = version.end
+        if end is not True:
+            if end is not False and end <= wall_ns:
+                return EXPIRED
+            buried = False
+    return BURIED if buried else NOTHING
+
 
 _decode_kept = lru_cache(256)(_decoder.decode)
 """A node meets the same record again and again: as a replica, as a coordinator, in each answer."""
