@@ -51,13 +51,15 @@ class Horizon:
         """Since when, by a hint's id."""
         self._hints_by_wall: dict[int, int] = {}
         """Likewise, by the wall clock of an earlier run of the machine."""
-        self._restored_pairs: set[Pair] = set()
-        """Pairs that have not been exchanged in this life; the restored origin holds for them."""
+        self._shared: set[Pair] = set()
+        """The pairs at the last look."""
+        self._shared_since_ns: dict[Pair, int] = {}
+        """When a change of the ring brought them, for those that it did. The others are as old as this node: what it restored
+        holds for them until they are exchanged."""
         self._origin_ns: int | None = None
         self._origin_by_wall_ns: int | None = None
         self._claimed_ns: int | None = None
         """The oldest origin that a peer remembers of the earlier life."""
-        self._first_seen_ns: dict[Pair, int] = {}
         self._looked_ns = 0
         self._told_ns: dict[str, int] = {}
         """Since when each peer's horizon lasts, as it said last."""
@@ -126,7 +128,7 @@ class Horizon:
 
     def restored(self) -> None:
         """The log has told all that it holds: marks it, first of all in this life."""
-        self._restored_pairs = set(self._pairs())
+        self._shared = set(self._pairs())
         self.mark()
 
     def start(self, life: int) -> None:
@@ -201,23 +203,26 @@ class Horizon:
         """By peer: how long ago the last complete exchange began, of the range that is furthest behind."""
         now = self._mono_ns()
         oldest: dict[str, int] = {}
-        exchanged_ns = self._exchanged_ns
+        exchanged_ns, shared_since_ns = self._exchanged_ns, self._shared_since_ns
         for pair in self._pairs():
+            # What the ring has brought since the last look it had not brought before it.
+            shared_ns = shared_since_ns.get(pair) if pair in self._shared else self._looked_ns
             since = exchanged_ns.get(pair)
             if since is None:
-                if pair in self._restored_pairs:
-                    since = self._origin()
-                else:  # the ring has changed since the last look, and not before it
-                    since = self._first_seen_ns.get(pair, self._looked_ns)
+                since = self._origin() if shared_ns is None else shared_ns
+            elif shared_ns is not None and shared_ns > since:
+                since = shared_ns  # exchanged when both had the range before
             if since < oldest.get(pair[1], now + 1):
                 oldest[pair[1]] = since
         return {peer: now - since for peer, since in oldest.items()}
 
     def _look(self) -> None:
         """Notes the pairs that a change of the ring has brought."""
-        for pair in self._pairs():
-            if pair not in self._restored_pairs:
-                self._first_seen_ns.setdefault(pair, self._looked_ns)
+        shared = set(self._pairs())
+        for pair in self._shared - shared:
+            self._shared_since_ns.pop(pair, None)
+        self._shared_since_ns.update(dict.fromkeys(shared - self._shared, self._looked_ns))
+        self._shared = shared
         self._looked_ns = self._mono_ns()
 
     def age_ns(self) -> int:

@@ -157,3 +157,21 @@ def test_the_horizon_grows_while_a_node_is_dead_and_falls_once_another_has_taken
 async def horizon(c: Cluster, nodes: tuple[str, ...]) -> float:
     pages = [await c.world.scrape(node) for node in nodes]
     return max(parse(page)["dynamo_consistency_horizon_seconds"] for page in pages if page is not None)
+
+
+def test_ranges_that_a_node_is_given_again_are_not_as_old_as_when_it_had_them_last() -> None:
+    async def scene(c: ringed.Ringed) -> None:
+        await c.fill(40)
+        members = ("n1", "n2", "n3", "n4", "n5")
+        for turn in range(2):
+            assert await c.change("n2", "join", name="n6") == 202
+            highest = 0.0
+            for _ in range(30):
+                await c.world.sleep(SECOND // 2)
+                highest = max(highest, await horizon(c, (*members, "n6")))
+            assert highest < 15, f"join {turn + 1}"
+            assert await c.change("n2", "leave", name="n6") == 202
+            await c.settled(8 * (turn + 1), members, *members)
+            await c.world.sleep(60 * SECOND)
+
+    ringed.play(scene)
