@@ -43,6 +43,7 @@ READER = "reader"
 """The client that reads every key at last."""
 
 OBSERVE_EVERY_NS = 500_000_000
+LOOKS_MAX = 600
 QUIET_AT_LEAST_NS = 2_500_000_000
 """Longer than a coordinator works on a write whose client has gone, so that no hint comes after the look at hints."""
 
@@ -206,6 +207,11 @@ class _Run:
         self.workload: Workload = WORKLOADS[settings.workload]
         self.scene = SCENES[settings.scene] if settings.scene is not None else None
         self.cast: stage.Cast | None = None
+        self.scale = self.scene.scale(settings.time_seconds) if self.scene is not None else 1.0
+        self.metrics: list[samples.Sample] = []
+        # A scene of ten minutes need not be looked at as often as one of ten seconds.
+        looks_ns = int(settings.time_seconds * 1e9) // LOOKS_MAX if self.scene is not None else 0
+        self.observe_every_ns = max(OBSERVE_EVERY_NS, looks_ns)
         self.options = Options(keys=settings.keys, rate=settings.rate, n=settings.n)
         self.draw = Draws(seed)
         self.world = build_world(settings, seed, folder)
@@ -217,7 +223,7 @@ class _Run:
             nodes=self.world.nodes,
             guarantees={
                 **dynamo.guarantees(settings),
-                **(stage.guarantee(self.scene, settings.mode) if self.scene else {}),
+                **(stage.guarantee(self.scene, settings.mode, self.scale) if self.scene else {}),
             },
             families=settings.nemesis,
             mechanisms={f: self.world.support(f).mechanism for f in settings.nemesis},
@@ -285,6 +291,7 @@ class _Run:
                     self.recorder,
                     self.settings.n,
                     self.draw("scene"),
+                    self.scale,
                 )
             self._phase("safety")
             observers = [
@@ -296,6 +303,8 @@ class _Run:
             self.observing = False
             for observer in observers:
                 await observer
+            if self.scene is not None:
+                stage.judge_alerts(self.recorder, self.metrics, self.scale)
             await self._final()
             return errors
         finally:
@@ -314,7 +323,9 @@ class _Run:
             generator: Generator = Scripted(self.schedule)
         elif self.scene is not None:
             assert self.cast is not None
-            generator = Scripted(stage.schedule(self.scene, self.cast, self.world.nodes, end_ns=time_ns))
+            generator = Scripted(
+                stage.schedule(self.scene, self.cast, self.world.nodes, end_ns=time_ns, scale=self.scale)
+            )
         else:
             drawn = faults_of(self.settings, self.seed)
             faults = Schedule(
@@ -436,14 +447,15 @@ class _Run:
         probe = self._probe(node)
         turn = 0
         while self.observing:
-            await self.world.sleep(OBSERVE_EVERY_NS)
+            await self.world.sleep(self.observe_every_ns)
             turn += 1
             await self._look("hints", probe)
             if turn % 2 == 0 or self.phase != "safety" or self.settings.nemesis:
                 await self._look("digest", probe)
             if self.cast is not None:
                 await self._look("records", probe, keys=list(self.cast.keys.values()))
-                await self._look("metrics", probe)
+                seen = await self._look("metrics", probe)
+                self.metrics.append(samples.Sample(self.world.now_ns(), node, seen))
             if self.progress is not None:
                 self.progress(self._progress())
 

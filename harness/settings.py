@@ -431,7 +431,7 @@ def base(combination: str | None, world: str | None, scene: str | None = None) -
 
         if scene not in SCENES:
             raise unknown("scene", scene, SCENES)
-        fields = dict(SCENES[scene].settings)
+        fields = SCENES[scene].settings_in(world or "sim")
     if combination is not None:
         from harness.standard import COMBINATIONS
 
@@ -543,12 +543,11 @@ def _fixed_by_scene(s: Settings) -> list[str]:
     """The settings that a scene has of its own, and that somebody said otherwise."""
     if s.scene is None:
         return []
+    from harness.scenes import SCENES
+
     plain = Settings(**base(None, s.world, s.scene))
-    return [
-        o.name
-        for o in OPTIONS
-        if o.field not in OPEN_IN_SCENES and getattr(s, o.field) != getattr(plain, o.field)
-    ]
+    free = OPEN_IN_SCENES | ({"time_seconds"} if SCENES[s.scene].elastic else set[str]())
+    return [o.name for o in OPTIONS if o.field not in free and getattr(s, o.field) != getattr(plain, o.field)]
 
 
 def written(s: Settings, *, only: Iterable[str] | None = None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from checkers.scenes.claim import Claim
 from checkers.scenes.home_replica_failure import home_replica_failure
 from checkers.scenes.hot_key import hot_key
+from checkers.scenes.second_failure import second_failure
 from checkers.scenes.stage import Stage
 from checkers.scenes.stale_rejoin import stale_rejoin
 
@@ -14,4 +15,5 @@ CLAIMS: dict[str, Callable[[Stage], list[Claim]]] = {
     "home-replica-failure": home_replica_failure,
     "stale-rejoin": stale_rejoin,
     "hot-key": hot_key,
+    "second-failure": second_failure,
 }

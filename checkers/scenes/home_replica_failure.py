@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from checkers.observed import stage
 from checkers.scenes.claim import Claim, unseen
+from checkers.scenes.queue import rises
 from checkers.scenes.stage import Stage, end
 from history.history import NEVER
 
@@ -16,7 +17,12 @@ PEAK_MIN = 10
 
 
 def home_replica_failure(s: Stage) -> list[Claim]:
-    return [_writes_go_on(s), _hints_rise(s), _hints_drain(s), _brought_back(s)]
+    return [
+        _writes_go_on(s),
+        rises(s, s.seats.get("home1", ""), s.fault("kill"), s.fault("restart"), least=PEAK_MIN),
+        _hints_drain(s),
+        _brought_back(s),
+    ]
 
 
 def _writes_go_on(s: Stage) -> Claim:
@@ -41,49 +47,6 @@ def _writes_go_on(s: Stage) -> Claim:
         held=acknowledged >= ACKNOWLEDGED_SHARE * len(writes),
         seen=f"{acknowledged} of {len(writes)} writes, from {SUSPECTED_AFTER_NS / 1e9:g} s after its death on, were acknowledged",
         steps=((killed, "the home replica dies"), *((o, "was not acknowledged") for o in refused[:4])),
-    )
-
-
-def _hints_rise(s: Stage) -> Claim:
-    name = "hints-rise"
-    sentence = (
-        "the queue of hints for the dead node rises, on the nodes that stand in for it, and nothing leaves it"
-    )
-    dead = s.seats.get("home1", "")
-    killed, back = s.fault("kill"), s.fault("restart")
-    if killed is None:
-        return unseen(name, sentence, "no home replica died")
-    until = back.index if back else NEVER
-    depth: dict[str | None, int] = {}
-    peak = 0
-    for o, held in s.hints(dead):
-        if o.index < end(killed):
-            if held:
-                return Claim(
-                    name=name,
-                    sentence=sentence,
-                    held=False,
-                    seen=f"{o.node} held {held} hints for {dead} before it died",
-                    steps=((o, "a hint for a node that lives"), (killed, "it dies only now")),
-                )
-        elif o.index < until:
-            if held < depth.get(o.node, 0):
-                return Claim(
-                    name=name,
-                    sentence=sentence,
-                    held=False,
-                    seen=f"{o.node} held {depth[o.node]} hints for {dead}, and then {held}, while it was dead",
-                    steps=((killed, f"{dead} dies"), (o, f"fewer hints for {dead} than before")),
-                )
-            depth[o.node] = held
-            peak = max(peak, sum(depth.values()))
-    holders = sorted(node for node, held in depth.items() if node and held)
-    return Claim(
-        name=name,
-        sentence=sentence,
-        held=peak >= PEAK_MIN,
-        seen=f"{peak} hints for {dead} at the most, held by {', '.join(holders) or 'nobody'}",
-        steps=((killed, f"{dead} dies; hints for it should have been kept"),),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from checkers.observed import stage as looks_of
+from checkers.scenes.second_failure import HORIZON, exposures, fired
 from checkers.scenes.stage import Look, Stage, end, relation
 from checkers.verdict import Verdict
 from harness.report import scene_pictures as pictures
@@ -329,9 +330,46 @@ def _brought_back(
     )
 
 
+def _risk_over_time(
+    scene: Stage, bands: Sequence[Band], steps: Sequence[tuple[float, str]], phases: Sequence[Phase]
+) -> Markup:
+    """Hints, the consistency horizon against its alert, and what one more failure would have lost, on one axis."""
+    away = scene.seats.get("home2", "")
+    horizon: list[pictures.Point] = []
+    last: dict[str, float] = {}
+    for o in scene.history.observed("metrics"):
+        assert o.complete is not None, o.index
+        last[o.node or ""] = o.value.get(HORIZON, 0.0)
+        horizon.append((o.complete.time, max(last.values())))
+    told = fired(scene)
+    line, mark = None, None
+    if told is not None:
+        _, alert = told
+        threshold, for_s = alert["threshold"], alert["for_seconds"]
+        line = (float(threshold), f"alert above {threshold:g} s for {for_s:g} s")
+        mark = (int(alert["fired_ns"]), f"alert at {alert['fired_ns'] / 1e9:.1f} s")
+    at_risk = exposures(scene)
+    rows = [
+        *[row for row in _queues(scene) if row.title == f"hints for {away}"],
+        pictures.Row("horizon, worst node", "steps", horizon, line=line, mark=mark, unit=" s"),
+        pictures.Row(
+            "writes that a second",
+            "steps",
+            [(e.time_ns, float(e.writes)) for e in at_risk],
+            under="failure would lose",
+        ),
+    ]
+    return _figure(
+        "Hints, horizon, and what was at stake",
+        "at stake: acknowledged writes that at that moment stood on one node alone, from the looks at every node",
+        _time(scene, bands, steps, phases, *rows),
+    )
+
+
 FIGURES: dict[str, tuple[Figure, ...]] = {
     "home-replica-failure": (_hints_over_time, _preference_list, _brought_back),
     "stale-rejoin": (_hints_over_time, _preference_list, _clocks),
     "hot-key": (_fate_over_time, _load),
+    "second-failure": (_risk_over_time, _preference_list),
 }
 """The pictures of each scene, in order."""

@@ -35,6 +35,8 @@ class Row(msgspec.Struct, frozen=True):
     line: tuple[float, str] | None = None
     mark: tuple[int, str] | None = None
     unit: str = ""
+    under: str = ""
+    """A second line of the title."""
 
 
 class Box(msgspec.Struct, frozen=True):
@@ -153,6 +155,8 @@ def _row(row: Row, scale: _Scale, top: float) -> Markup:
         el("text", row.title, x=GUTTER - 16, y=top + ROW / 2, class_="lane-name"),
         el("line", x1=GUTTER, x2=WIDTH - 16, y1=top + ROW, y2=top + ROW, class_="axis"),
     ]
+    if row.under:
+        parts.append(el("text", row.under, x=GUTTER - 16, y=top + ROW / 2 + 15, class_="lane-name"))
     parts += _bars(row, scale, top) if row.kind == "bars" else _steps(row, scale, top)
     if row.mark is not None:
         x = scale.x(row.mark[0])

@@ -58,12 +58,27 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     sentence: str
     settings: dict[str, Any]
+    elastic: bool = False
+    """Whether `--time` may stretch or compress the story, and with it the alert rules that it is held against."""
+    containers_seconds: float | None = None
+    """How long the story lasts in containers, if nothing else is said: they cannot hurry."""
     keys: tuple[str, ...]
     placed: Literal["list", "home"] = "list"
     stem: str = "k"
     story: tuple[Step, ...]
     terms: dict[str, Any] = {}
     """What the checker of this scene has to know besides the history."""
+
+    def settings_in(self, world: str) -> dict[str, Any]:
+        """The settings that it has in a world."""
+        shorter = (
+            {"time_seconds": self.containers_seconds} if world != "sim" and self.containers_seconds else {}
+        )
+        return {**self.settings, **shorter}
+
+    def scale(self, time_seconds: float) -> float:
+        """How much faster (below 1) or slower than written the story goes."""
+        return time_seconds / self.settings["time_seconds"] if self.elastic else 1.0
 
     @property
     def clients(self) -> int:

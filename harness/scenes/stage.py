@@ -7,6 +7,9 @@ from typing import Any
 
 import msgspec
 
+from harness import alerts as rules_of
+from harness.alerts import Rule
+from harness.samples import Sample
 from harness.scenes.scene import Ask, Load, Scene
 from harness.systems.dynamo import Probe
 from history.op import PROBE, Op
@@ -31,12 +34,49 @@ class NoCast(Exception):
     """The ring has no keys for this scene; the message says what was looked for."""
 
 
-def guarantee(scene: Scene, mode: str) -> dict[str, Any]:
+def guarantee(scene: Scene, mode: str, scale: float) -> dict[str, Any]:
     """What the history's header says of the scene, so that it can be judged."""
-    return {"scene": {"name": scene.name, "mode": mode, **scene.terms}}
+    return {"scene": {"name": scene.name, "mode": mode, "scale": scale}}
 
 
-async def cast(scene: Scene, probes: Sequence[Probe], recorder: Recorder, n: int, drawn: int) -> Cast:
+def judge_alerts(recorder: Recorder, samples: Sequence[Sample], scale: float) -> None:
+    """Writes down which alerts would have fired."""
+    asked = recorder.invoke(Op(PROBE, "invoke", "alerts"))
+    recorder.complete(asked.completed("ok", alerts(samples, scale)))
+
+
+def alerts(samples: Sequence[Sample], scale: float) -> list[dict[str, Any]]:
+    """What the shipped alert rules would have said of the run, their times scaled like the story's."""
+    rules = [scaled(rule, scale) for rule in rules_of.read(rules_of.shipped())]
+    return [
+        {
+            "alert": a.rule.alert,
+            "labels": a.labels,
+            "threshold": a.rule.expr.threshold,
+            "for_seconds": a.rule.for_ns / SECOND_NS,
+            "pending_ns": a.pending_ns,
+            "fired_ns": a.fired_ns,
+            "resolved_ns": a.resolved_ns,
+            "highest": a.highest,
+        }
+        for a in rules_of.evaluate(rules, samples)
+    ]
+
+
+def scaled(rule: Rule, scale: float) -> Rule:
+    """The rule in the story's time: for how long something must hold, and thresholds that are ages in seconds."""
+    age = rule.expr.metric.endswith(("_horizon_seconds", "_lag_seconds"))
+    expr = msgspec.structs.replace(
+        rule.expr,
+        threshold=rule.expr.threshold * (scale if age else 1),
+        range_ns=int(rule.expr.range_ns * scale),
+    )
+    return msgspec.structs.replace(rule, expr=expr, for_ns=int(rule.for_ns * scale))
+
+
+async def cast(
+    scene: Scene, probes: Sequence[Probe], recorder: Recorder, n: int, drawn: int, scale: float
+) -> Cast:
     """Asks the ring for keys' orders of preference until every role has its key, and writes down who plays. Other draws
     try other names. Raises NoCast."""
     chosen = await _choose(scene, probes[0], n, drawn)
@@ -47,7 +87,7 @@ async def cast(scene: Scene, probes: Sequence[Probe], recorder: Recorder, n: int
         "seats": chosen.seats,
         "keys": chosen.keys,
         "order": chosen.order,
-        "steps": [[at_s, says] for at_s, says in told(scene, names)],
+        "steps": [[at_s * scale, says] for at_s, says in told(scene, names)],
     }
     asked = recorder.invoke(Op(PROBE, "invoke", "scene"))
     recorder.complete(asked.completed("ok", value))
@@ -86,19 +126,19 @@ class _Kept(dict[str, str]):
         return key
 
 
-def schedule(scene: Scene, cast: Cast, nodes: Sequence[str], *, end_ns: int) -> Schedule:
+def schedule(scene: Scene, cast: Cast, nodes: Sequence[str], *, end_ns: int, scale: float) -> Schedule:
     """The story as operations and faults at their times, by clients of the nodes that the cast names."""
     ops: list[TimedOp] = []
     faults: list[TimedFault] = []
     for step in scene.story:
-        at_ns = int(step.at_s * SECOND_NS)
+        at_ns = int(step.at_s * scale * SECOND_NS)
         for act in step.acts:
             match act:
                 case Ask():
-                    ops.append(_op(scene, cast, nodes, act, at_ns, len(ops) + 1))
+                    ops.append(_op(scene, cast, nodes, act, at_ns, len(ops) + 1, scale))
                 case Load():
                     for ask in _spread(scene, act):
-                        ops.append(_op(scene, cast, nodes, ask, at_ns, len(ops) + 1))
+                        ops.append(_op(scene, cast, nodes, ask, at_ns, len(ops) + 1, scale))
                 case _:
                     faults.append(
                         TimedFault(at_ns, seated(msgspec.to_builtins(act), cast.seats), len(faults))
@@ -141,10 +181,14 @@ def _spread(scene: Scene, load: Load) -> Iterator[Ask]:
         )
 
 
-def _op(scene: Scene, cast: Cast, nodes: Sequence[str], ask: Ask, at_ns: int, number: int) -> TimedOp:
+def _op(
+    scene: Scene, cast: Cast, nodes: Sequence[str], ask: Ask, at_ns: int, number: int, scale: float
+) -> TimedOp:
     assert ask.client < scene.clients, (
         f"{scene.name} has {scene.clients} clients a node, not {ask.client + 1}"
     )
     thread = nodes.index(cast.seats[ask.through]) + len(nodes) * ask.client
     value = number if ask.f in ("put", "add") else None
-    return TimedOp(at_ns + int(ask.after_s * SECOND_NS), thread, ask.f, cast.keys[ask.key], value, {}, number)
+    return TimedOp(
+        at_ns + int(ask.after_s * scale * SECOND_NS), thread, ask.f, cast.keys[ask.key], value, {}, number
+    )

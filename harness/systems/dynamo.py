@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from base64 import b64decode
 from functools import lru_cache
-from math import isnan
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
+from harness import samples
 from harness.settings import Settings
 from harness.world import Refused, Silence, Transport
 from store.config import Config
@@ -224,20 +224,6 @@ def body_id(body: bytes) -> int:
     return decode(body, Body).id
 
 
-def samples(page: bytes) -> dict[str, float]:
-    """Prometheus text as sample -> number.
-
-    >>> samples(b'# TYPE a counter\\na{op="put"} 3\\nb NaN\\n')
-    {'a{op="put"}': 3.0}
-    """
-    found: dict[str, float] = {}
-    for line in page.decode().splitlines():
-        name, _, number = line.rpartition(" ")
-        if name and not line.startswith("#") and not isnan(value := float(number)):
-            found[name] = value
-    return found
-
-
 class Probe:
     """Looks at single nodes, past the quorum, and repairs nothing by looking. Silence and Refused pass through."""
 
@@ -276,7 +262,7 @@ class Probe:
 
     async def metrics(self) -> dict[str, float]:
         """Every sample of `/metrics` by its name with labels; what is no number is left out."""
-        return samples(await self._bytes("/metrics"))
+        return samples.parse(await self._bytes("/metrics"))
 
     async def order(self, key: str) -> list[str]:
         """Every node in the key's order of preference."""

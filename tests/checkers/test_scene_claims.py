@@ -11,6 +11,8 @@ import pytest
 
 from checkers.registry import check_all
 from checkers.scenes import CLAIMS
+from checkers.scenes.second_failure import HORIZON, exposures
+from checkers.scenes.stage import Stage
 from checkers.verdict import Valid, Verdict
 from harness import runner
 from harness.scenes import SCENES
@@ -24,7 +26,8 @@ Change = Callable[[Op], Op]
 
 @cache
 def played(scene: str, mode: str) -> History:
-    return runner.execute(resolve({"scene": scene, "mode": mode, "seed": 4})).history
+    more = {"time": "60s"} if SCENES[scene].elastic else {}
+    return runner.execute(resolve({"scene": scene, "mode": mode, "seed": 4, **more})).history
 
 
 def judged(history: History) -> Verdict:
@@ -145,6 +148,34 @@ DOCTORED: list[tuple[str, str, str, Any]] = [
         "siblings-are-resolved",
         told("get", lambda op: msgspec.structs.replace(op, value=[5, 6]), final=True),
     ),
+    ("second-failure", "siblings", "hints-rise", seen("hints", lambda value, op: [])),
+    (
+        "second-failure",
+        "siblings",
+        "horizon-tells",
+        seen("metrics", lambda value, op: {**value, HORIZON: 2.0}),
+    ),
+    ("second-failure", "siblings", "alert-in-time", seen("alerts", lambda value, op: [])),
+    (
+        "second-failure",
+        "siblings",
+        "alert-in-time",
+        seen("alerts", lambda value, op: [{**a, "fired_ns": 45_000_000_000} for a in value]),
+    ),
+    (
+        "second-failure",
+        "siblings",
+        "danger-passes",
+        lambda h: seen(
+            "records", lambda v, op: v if op.node == seats(h)["home2"] else {}, after="heal-partition"
+        )(h),
+    ),
+    (
+        "second-failure",
+        "siblings",
+        "nothing-is-lost",
+        told("get", lambda op: msgspec.structs.replace(op, value=op.value[1:]), final=False),
+    ),
     (
         "hot-key",
         "siblings",
@@ -210,6 +241,26 @@ def test_a_scene_of_which_nothing_was_seen_is_unknown(scene: str) -> None:
 def test_a_history_without_a_scene_is_not_judged_by_one() -> None:
     verdict = judged(History(Header(), []))
     assert (verdict.judged, verdict.valid) == (False, Valid.UNKNOWN)
+
+
+def test_what_a_second_failure_would_lose_is_counted_from_the_looks_alone() -> None:
+    """Nobody but home2 holds write 2; write 1 is on two nodes, once under the write that replaced it."""
+    cast = {"seats": {"home1": "a", "home2": "b"}, "keys": {"key": "x"}, "order": {"x": ["a", "b"]}}
+    clock: dict[str, int] = {}
+    events = [
+        Op(PROBE, "invoke", "scene"),
+        Op(PROBE, "ok", "scene", value=cast),
+        Op(0, "invoke", "put", "x", 1, meta={"context": []}, time=0),
+        Op(0, "ok", "put", "x", time=1),
+        Op(1, "invoke", "put", "x", 2, meta={"context": [1]}, time=2),
+        Op(1, "ok", "put", "x", time=3),
+    ]
+    for node, held in (("a", [1]), ("b", [2])):
+        events.append(Op(PROBE, "invoke", "records", node=node, time=5_000_000_000))
+        value = {"x": {"ids": held, "clock": clock, "tombstones": 0}}
+        events.append(Op(PROBE, "ok", "records", value=value, node=node, time=5_000_000_000))
+    (at_risk,) = exposures(Stage(History(Header(), events)))
+    assert (at_risk.node, at_risk.writes) == ("b", 1)
 
 
 def test_every_scene_has_its_claims() -> None:

@@ -17,7 +17,8 @@ from history.history import History
 
 @cache
 def played(scene: str, mode: str = "siblings", handoff: bool = True) -> runner.Outcome:
-    return runner.execute(resolve({"scene": scene, "mode": mode, "hinted_handoff": handoff, "seed": 1}))
+    said = {"scene": scene, "mode": mode, "hinted_handoff": handoff, "seed": 1}
+    return runner.execute(resolve({**said, **({"time": "60s"} if SCENES[scene].elastic else {})}))
 
 
 def page(outcome: runner.Outcome) -> Page:
@@ -70,6 +71,12 @@ def test_what_lww_lost_is_counted_and_the_load_has_numbers() -> None:
         "reads served as a replica",
     ):
         assert any(f"{title} {n}" in kept for n in range(1, 1_000)), title
+
+
+def test_the_alert_and_what_was_at_stake_are_drawn() -> None:
+    text = page(played("second-failure")).text
+    assert "alert above 30 s for 3 s" in text
+    assert "writes that a second: at most 6" in text
 
 
 def test_a_claim_that_did_not_hold_is_shown_as_such() -> None:

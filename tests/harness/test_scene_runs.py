@@ -8,25 +8,48 @@ from contextlib import closing
 import pytest
 
 from checkers.verdict import Valid
-from harness import runner
+from harness import alerts, runner
 from harness.cells import Cell, run_cells
 from harness.cli import call
 from harness.docker.engine import DockerTrouble
 from harness.docker.image import build
 from harness.scenes import SCENES
-from harness.scenes.stage import told
+from harness.scenes.stage import scaled, told
 from harness.settings import UsageProblem, resolve
 
 SEEDS = (1, 2, 3, 26, 29, 37)
 """26, 29 and 37: a coordinator believed all others down and refused a write, though nobody had been asked."""
 
 
+def at_a_tenth(scene: str) -> dict[str, str]:
+    """A story of minutes takes a tenth of its time, and so do the alert rules that it is held against."""
+    return {"time": "60s"} if SCENES[scene].elastic else {}
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("scene", list(SCENES))
 def test_a_scene_shows_what_it_is_there_to_show(scene: str, seed: int) -> None:
-    outcome = runner.execute(resolve({"scene": scene, "seed": seed}))
+    outcome = runner.execute(resolve({"scene": scene, "seed": seed, **at_a_tenth(scene)}))
     assert outcome.verdict is Valid.VALID, outcome.sentence
     assert next(v for v in outcome.verdicts if v.checker == "scene").judged
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_second_failure_is_announced_by_the_rules_as_they_ship(seed: int) -> None:
+    outcome = runner.execute(resolve({"scene": "second-failure", "seed": seed}))
+    assert outcome.verdict is Valid.VALID, outcome.sentence
+    (fired,) = [a for a in outcome.history.observed("alerts")[0].value if a["alert"] == "ConsistencyHorizon"]
+    assert (fired["threshold"], fired["for_seconds"]) == (300, 30)
+
+
+def test_scaled_rules_keep_what_is_no_time() -> None:
+    rules = {r.alert: scaled(r, 0.1) for r in alerts.read(alerts.shipped())}
+    assert (rules["ConsistencyHorizon"].expr.threshold, rules["ConsistencyHorizon"].for_ns) == (
+        30,
+        3_000_000_000,
+    )
+    assert rules["HintsPending"].expr.threshold == 1_000
 
 
 @pytest.mark.parametrize("seed", [1, 2])
