@@ -71,7 +71,7 @@ def over_time(
     bottom = top + len(rows) * (ROW + ROW_GAP)
     parts: list[Markup] = [_shade(b, scale, bottom) for b in standing]
     parts += [_heal(phases, scale, bottom)]
-    parts += [_step(i + 1, at_s, scale, bottom) for i, at_s in enumerate(steps_s)]
+    parts += _marks(steps_s, scale, bottom)
     for i, family in enumerate(families):
         y = 30 + BAND * i
         parts.append(el("text", family, x=GUTTER - 16, y=y + 10, class_="strip-name"))
@@ -137,17 +137,24 @@ def _heal(phases: Sequence[Phase], scale: _Scale, bottom: float) -> Markup:
     x = scale.x(heal.start_ns)
     return join(
         el("line", x1=f"{x:.1f}", x2=f"{x:.1f}", y1=26, y2=bottom, class_="scene-mark"),
-        el("text", "clients stop", x=f"{x + 4:.1f}", y=22, class_="time"),
+        el("text", "clients stop", x=f"{min(x + 4, WIDTH - 64):.1f}", y=22, class_="time"),
     )
 
 
-def _step(number: int, at_s: float, scale: _Scale, bottom: float) -> Markup:
-    x = scale.x(at_s * 1e9)
-    return join(
-        el("line", x1=f"{x:.1f}", x2=f"{x:.1f}", y1=24, y2=bottom, class_="scene-step"),
-        el("circle", cx=f"{x:.1f}", cy=15, r=8.5, class_="number-ring"),
-        el("text", number, x=f"{x:.1f}", y=19, class_="number"),
-    )
+def _marks(steps_s: Sequence[float], scale: _Scale, bottom: float) -> list[Markup]:
+    """A line where each step of the story begins, and its number above: beside it where steps are too close."""
+    parts: list[Markup] = []
+    free = 0.0
+    for i, at_s in enumerate(steps_s):
+        x = scale.x(at_s * 1e9)
+        shown = max(x, free)
+        free = shown + 20
+        parts += [
+            el("line", x1=f"{x:.1f}", x2=f"{x:.1f}", y1=25, y2=bottom, class_="scene-step"),
+            el("circle", cx=f"{shown:.1f}", cy=15, r=8.5, class_="number-ring"),
+            el("text", i + 1, x=f"{shown:.1f}", y=19, class_="number"),
+        ]
+    return parts
 
 
 def _row(row: Row, scale: _Scale, top: float) -> Markup:
