@@ -34,8 +34,10 @@ class Faults:
         inert = [family for family, seen in families.items() if not seen["verified"]]
         reason = ""
         if inert:
-            told_of = "; ".join(f"{f}: {_why(families[f])}" for f in inert)
-            reason = f"inert: {told_of}"
+            alike: dict[str, list[str]] = {}
+            for family in inert:
+                alike.setdefault(_why(families[family]), []).append(family)
+            reason = "inert: " + "; ".join(f"{', '.join(names)}: {why}" for why, names in alike.items())
         elif not families:
             reason = "no faults were asked for"
         return conclude(
@@ -49,6 +51,6 @@ class Faults:
 
 def _why(seen: dict[str, Any]) -> str:
     if not seen["requested"]:
-        return "no fault of this family was ever injected (a longer run or a shorter fault interval would)"
+        return "no fault was ever injected (a longer run or a shorter fault interval would)"
     failed = f" ({seen['error']})" if "error" in seen else ""
     return f"{seen['requested']} faults, none verified{failed}"

@@ -47,8 +47,9 @@ def check_all(history: History, names: Iterable[str] | None = None) -> list[Verd
     wanted = list(dict.fromkeys(CHECKERS if names is None else names))
     for name in wanted:
         if name not in CHECKERS:
-            near = get_close_matches(name, CHECKERS, 1, 0) or list(CHECKERS)
-            raise UnknownChecker(f"there is no checker {name!r}: did you mean {near[0]!r}?")
+            near = get_close_matches(name, CHECKERS, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(CHECKERS)}"
+            raise UnknownChecker(f"there is no checker {name!r}: {hint}")
     if history.header.families and Faults.name not in wanted:
         wanted.append(Faults.name)
     _ = history.operations  # what is no history is nobody's verdict

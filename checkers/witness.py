@@ -11,6 +11,15 @@ from history.history import History, Operation
 OPERATIONS_MAX = 8
 IDS_SHOWN_MAX = 6
 
+MEANING = {
+    "superseded": "the arrow's source replaced its target: it carried it in its causal context",
+    "read-from": "the target returned what the source had written",
+    "session": "one client did both, in this order",
+    "real-time": "the source had ended before the target began",
+    "observed": "the target is where we looked for the source's effect",
+}
+"""What each relation between two operations of a witness means."""
+
 Step = tuple[Operation, str]
 """An operation and in a few words why the witness needs it."""
 
@@ -122,7 +131,14 @@ def lines(anomaly: Anomaly, history: History) -> list[str]:
         f"{index}  {who:<{widths[1]}}  {what:<{widths[2]}}  {reason}".rstrip()
         for index, who, what, reason in rows
     ]
-    return told + [f"        {e.source} -{e.name}-> {e.destination}" for e in anomaly.edges]
+    arrows = [f"        {e.source} -{e.name}-> {e.destination}" for e in anomaly.edges]
+    wide = max((len(arrow) for arrow in arrows), default=0)
+    # Each meaning once: the first arrow of its kind says it.
+    first = {e.name: i for i, e in reversed(list(enumerate(anomaly.edges)))}
+    return told + [
+        f"{arrow:<{wide}}  {MEANING.get(e.name, '')}".rstrip() if first[e.name] == i else arrow
+        for i, (arrow, e) in enumerate(zip(arrows, anomaly.edges, strict=True))
+    ]
 
 
 def graph(anomaly: Anomaly, history: History) -> Any:

@@ -168,8 +168,11 @@ def _axis(axis: str, value: Any, source: str) -> list[Any]:
     if not values:
         raise UsageProblem(f"{source}: {axis} is empty: leave it out, or list at least one")
     if axis == "mutants":
+        _known("mutant", values, (*configuration.known_names("mutant"), "all", "none"), source)
         # `none` among the mutants is the clean store.
         return [None if one in (None, "none") else one for one in values]
+    if axis == "combinations":
+        _known("combination", values, (*configuration.known_names("combination"), "standard"), source)
     for one in values:
         right = (
             isinstance(one, dict)
@@ -180,6 +183,13 @@ def _axis(axis: str, value: Any, source: str) -> list[Any]:
             form = "keys and values, such as {w: 3}" if axis == "settings" else "names"
             raise UsageProblem(f"{source}: {axis} cannot hold {one!r}: list {form}")
     return values
+
+
+def _known(kind: str, values: list[Any], known: tuple[str, ...], source: str) -> None:
+    """Raises UsageProblem for a name that is unknown; the words that stand for several names are known."""
+    for one in values:
+        if isinstance(one, str) and one not in known:
+            raise unknown(f"{kind} in {source}", one, known)
 
 
 class Campaign:
@@ -197,9 +207,13 @@ class Campaign:
         self.outcomes = Outcomes(plan.folder / DATABASE)
         self.cells = plan.cells()
         last = self.outcomes.last()
+        self.abandoned: tuple[Night, int] | None = None
+        """The last night and how many cells it lacks, where this one begins although that one was never finished."""
         if resume and last is not None:
             self.night: Night = last
         else:
+            if last is not None and last.finished is None:
+                self.abandoned = last, last.cells - len(self.outcomes.done(last))
             self.night = self.outcomes.begin(_now(), revision(), len(self.cells))
         done = self.outcomes.done(self.night)
         before = self.outcomes.last(before=self.night)
@@ -219,6 +233,11 @@ class Campaign:
             for result in running:
                 self.outcomes.record(self.night, result)
                 yield result
+
+    def missing(self) -> int:
+        """How many cells have no outcome in this night yet."""
+        done = self.outcomes.done(self.night)
+        return sum(cell.key not in done for cell in self.cells)
 
     def finish(self) -> bool:
         """Marks the night as finished if every cell has its outcome; says whether it has."""

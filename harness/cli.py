@@ -11,7 +11,7 @@ from typing import Any, NoReturn, cast
 import click
 
 from harness import exits
-from harness.settings import OPTIONS, Option, Settings, UsageProblem, nearest
+from harness.settings import OPTIONS, Option, Settings, UsageProblem, nearest, unknown
 
 EPILOG = """\b
 Exit codes: 0 valid, 1 invalid, 2 unknown, 130 interrupted,
@@ -27,10 +27,7 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if not name.startswith("-") and self.get_command(ctx, name) is None:
-            names = self.list_commands(ctx)
-            raise UsageProblem(
-                f"unknown command {name!r}: did you mean {nearest(name, names)!r}? (known: {', '.join(names)})"
-            )
+            raise unknown("command", name, self.list_commands(ctx))
         return super().resolve_command(ctx, args)
 
 
@@ -282,8 +279,11 @@ def _no_such_option(problem: click.NoSuchOption) -> str:
         for name in (*parameter.opts, *parameter.secondary_opts)
         if name.startswith("--")
     ]
-    hint = f": did you mean {nearest(problem.option_name, known)!r}?" if known else ""
-    return f"unknown option {problem.option_name!r}{hint}"
+    near = nearest(problem.option_name, known)
+    where = problem.ctx.command_path if problem.ctx else "sunder"
+    return f"unknown option {problem.option_name!r}: " + (
+        f"did you mean {near!r}?" if near else f"see `{where} --help`"
+    )
 
 
 def _expected(problem: Exception) -> bool:

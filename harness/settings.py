@@ -18,6 +18,8 @@ Mode = Literal["siblings", "lww"]
 ReadRepair = Literal["blocking", "async", "off"]
 
 SEED_MAX = 2**63 - 1
+NEAR = 0.6
+"""How alike two names are (difflib's ratio) before one is suggested for the other: a slip of the finger or two."""
 FAMILIES_OF: dict[str, tuple[str, ...]] = {"sim": FAMILIES, "docker": ("partition", "kill", "pause")}
 """Which fault families each world can make at all; `sunder doctor` says which of them work on this machine."""
 
@@ -92,18 +94,26 @@ def duration_seconds(text: str | float) -> float:
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The known name that looks most like `word`; something is always nearest."""
-    return difflib.get_close_matches(word, list(known), n=1, cutoff=0.0)[0]
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known name that `word` was probably meant to be; None where none is near enough.
+
+    >>> nearest("standart", ["strict", "standard"]), nearest("banana", ["strict", "standard"])
+    ('standard', None)
+    """
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=NEAR)), None)
 
 
 def unknown(kind: str, word: object, known: Iterable[str]) -> UsageProblem:
-    """The problem of a name that is not known: it names the nearest one, and all of them where they are few."""
+    """The problem of a name that is not known: it names one that is near, and all of them where they are few or none is."""
     names = list(known)
     if not names:
         return UsageProblem(f"unknown {kind} {str(word)!r}: there is none")
-    rest = f" (known: {', '.join(names)})" if len(names) <= 12 else ""
-    return UsageProblem(f"unknown {kind} {str(word)!r}: did you mean {nearest(str(word), names)!r}?{rest}")
+    near = nearest(str(word), names)
+    every = ", ".join(names)
+    if near is None:
+        return UsageProblem(f"unknown {kind} {str(word)!r}: choose one of {every}")
+    rest = f" (known: {every})" if len(names) <= 12 else ""
+    return UsageProblem(f"unknown {kind} {str(word)!r}: did you mean {near!r}?{rest}")
 
 
 def known_names(kind: str) -> tuple[str, ...]:
@@ -236,7 +246,12 @@ def _one_of(literal: object) -> Callable[[Any], str]:
         text = "off" if value is False and "off" in known else value
         if text in known:
             return cast(str, text)
-        raise ValueError(f"did you mean {nearest(str(value), known)!r}? (known: {', '.join(known)})")
+        near = nearest(str(value), known)
+        raise ValueError(
+            f"did you mean {near!r}? (known: {', '.join(known)})"
+            if near
+            else f"choose one of {', '.join(known)}"
+        )
 
     return read
 
@@ -327,12 +342,12 @@ OTHER_VARIABLES = frozenset({"SUNDER_VARIANT", "SUNDER_NO_DOCKER", "SUNDER_REQUI
 """Variables that begin with SUNDER_ and are no settings."""
 
 
-def option_of(key: str) -> Option:
-    """The option that a file's key (or a field's name) means. Raises UsageProblem."""
+def option_of(key: str, source: str = "") -> Option:
+    """The option that a file's key (or a field's name) means. Raises UsageProblem naming the source."""
     plain = key.replace("-", "_")
     found = BY_KEY.get(plain) or BY_FIELD.get(plain)
     if found is None:
-        raise unknown("key", key, BY_KEY)
+        raise unknown(f"key in {source}" if source else "key", key, BY_KEY)
     return found
 
 
@@ -340,7 +355,7 @@ def fields_of(written: Mapping[str, Any], *, source: str) -> dict[str, Any]:
     """Fields from keys and values as users (or combinations) write them. Raises UsageProblem naming the source."""
     fields: dict[str, Any] = {}
     for key, value in written.items():
-        option = option_of(key)
+        option = option_of(key, source)
         if value is None:
             continue
         try:

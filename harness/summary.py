@@ -41,6 +41,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     ran: int
     errors: int
     seed: int | None
+    folder: str | None = None
+    """Where the run of that seed was kept."""
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,10 +61,12 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def exit_code(self) -> int:
-        """The worst of the clean store's cells. A planted bug is meant to be found: one that no cell of a whole night
-        found counts as invalid."""
+        """The worst of the clean store's cells; a night of which something was not run is unknown at best. A planted bug is
+        meant to be found: one that no cell of a whole night found counts as invalid."""
         codes = [exits.OF[v] for v, count in self.counts.items() if count]
-        if self.left == 0:
+        if self.left:
+            codes.append(exits.UNKNOWN)
+        else:
             codes += [exits.INVALID for f in self.found if not f.cells and not f.errors]
         codes += [exits.HARNESS_ERROR for f in self.found if f.errors]
         if self.found and not any(self.counts.values()):
@@ -99,12 +103,15 @@ def summarise(name: str, outcomes: Outcomes, night: Night, *, left: int) -> Summ
 
 
 def _found(mutant: str, tally: dict[Valid, int], bad: Sequence[Row]) -> Found:
+    failing = [r for r in bad if r.mutant == mutant and r.verdict is Valid.INVALID]
+    first = min(failing, key=lambda r: r.seed, default=None)
     return Found(
         mutant=mutant,
         cells=tally[Valid.INVALID],
         ran=sum(tally.values()),
         errors=tally[Valid.HARNESS_ERROR],
-        seed=min((r.seed for r in bad if r.mutant == mutant and r.verdict is Valid.INVALID), default=None),
+        seed=first.seed if first is not None else None,
+        folder=first.folder if first is not None else None,
     )
 
 
@@ -148,9 +155,14 @@ def markdown(s: Summary) -> str:
         lines += [f"## {_many(len(s.errors), 'harness error')}", "", "The harness failed, not the store.", ""]
         lines += _cell_lines(s.errors)
     if s.found:
-        lines += ["## Planted bugs", "", "| mutant | found in | first by seed |", "|---|---|---|"]
         lines += [
-            f"| {f.mutant} | {f.cells} of {f.ran} | {f.seed if f.seed is not None else 'NOT FOUND'} |"
+            "## Planted bugs",
+            "",
+            "| mutant | found in | first by seed | its run |",
+            "|---|---|---|---|",
+        ]
+        lines += [
+            f"| {f.mutant} | {f.cells} of {f.ran} | {f.seed if f.seed is not None else 'NOT FOUND'} | {f.folder or ''} |"
             for f in s.found
         ]
         lines += [""]

@@ -41,11 +41,21 @@ def campaign(
             f"{plan.name}: {len(running.left)} of {len(running.cells)} cells to run, night {running.night.id};"
             f" outcomes go to {plan.folder / campaigns.DATABASE}"
         )
+        if running.abandoned is not None:
+            night, missing = running.abandoned
+            screen.note(
+                f"night {night.id} was left with {missing} cells not run: `sunder campaign {file} --resume` would have gone on"
+                f" with it; this is night {running.night.id}, from the beginning"
+            )
         stopped = follow(running, workers or plan.workers, budget_seconds, as_json=as_json)
         code = conclude(running, as_json=as_json)
         if stopped:
             screen.note(f"interrupted: `sunder campaign {file} --resume` goes on")
             return exits.INTERRUPTED
+        if left := running.missing():
+            screen.note(
+                f"the budget is spent and {left} cells were not run: `sunder campaign {file} --resume` goes on"
+            )
         return code
 
 
@@ -92,9 +102,7 @@ def line(result: CellResult) -> str:
 def conclude(running: campaigns.Campaign, *, as_json: bool) -> int:
     """Writes the summaries of the night so far and returns its exit code."""
     running.finish()
-    done = running.outcomes.done(running.night)
-    left = sum(cell.key not in done for cell in running.cells)
-    night = summary.summarise(running.plan.name, running.outcomes, running.night, left=left)
+    night = summary.summarise(running.plan.name, running.outcomes, running.night, left=running.missing())
     folder = running.plan.folder
     results.put(folder / MARKDOWN, text := summary.markdown(night))
     results.put(folder / results.JUNIT, summary.xml(night, running.outcomes))

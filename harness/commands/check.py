@@ -15,10 +15,10 @@ from history.history import History, Malformed
 
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one path; `error` says why it could not be judged."""
+    """What became of one path. A path that could not be read has no verdict; `error` says why."""
 
     path: str
-    verdict: Valid
+    verdict: Valid | None
     sentence: str = ""
     results: dict[str, Verdict] = {}
     error: str | None = None
@@ -35,9 +35,9 @@ def check(
     for path in paths:
         try:
             judged = judge(path, checkers, partial=partial)
-            codes.append(exits.OF[judged.verdict])
+            codes.append(exits.USAGE if judged.verdict is None else exits.OF[judged.verdict])
         except UsageProblem as problem:
-            judged = Judged(path=str(path), verdict=Valid.HARNESS_ERROR, error=str(problem))
+            judged = Judged(path=str(path), verdict=None, error=str(problem))
             codes.append(exits.USAGE)
         except Exception as problem:
             # A broken checker costs its own path only; the others are still judged.
@@ -53,7 +53,7 @@ def show(judged: Judged, *, as_json: bool) -> None:
         screen.note(f"sunder: {judged.error}")
     if as_json:
         screen.out(msgspec.json.encode(judged).decode())
-    elif judged.error is None:
+    elif judged.verdict is not None and judged.error is None:
         screen.out(screen.headline(judged.verdict, judged.sentence))
         screen.out(f"    {judged.path}")
         for name, verdict in judged.results.items():

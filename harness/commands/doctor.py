@@ -15,9 +15,11 @@ def doctor(*, as_json: bool) -> int:
         for finding in found.findings:
             screen.out(msgspec.json.encode({**msgspec.to_builtins(finding), "works": finding.works}).decode())
         return exits.VALID
+    said: dict[str, str] = {ground.found: f"see {ground.what} below" for ground in found.grounds}
     for finding in found.findings:
         word = screen.paint("works", "green") if finding.works else screen.paint("no   ", "red")
-        screen.out(f"{finding.world:7} {finding.family:10} {word}  {finding.mechanism or finding.remedy}")
+        remedy = said.get(finding.remedy, finding.remedy)
+        screen.out(f"{finding.world:7} {finding.family:10} {word}  {finding.mechanism or remedy}")
     for ground in found.grounds:
         screen.out(f"{ground.world:7} {ground.what:10}        {ground.found}")
     return exits.VALID

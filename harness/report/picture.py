@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from checkers.verdict import Anomaly, Edge
+from checkers.witness import MEANING
 from harness.report.bands import FAMILIES, Band
 from harness.report.markup import Markup, el, join
 from harness.report.values import items, mapping
@@ -30,15 +31,6 @@ STRIP = 18
 BREAK = 44
 GAP_MIN_NS = 20_000_000
 GAPS_MAX = 5
-
-MEANING = {
-    "superseded": "the arrow's source replaced its target: it carried it in its causal context",
-    "read-from": "the target returned what the source had written",
-    "session": "one client did both, in this order",
-    "real-time": "the source had ended before the target began",
-    "observed": "the target is where we looked for the source's effect",
-}
-
 
 ANSWERS = frozenset({"get", "read", "replica", "hints", "homes", "digest"})
 """Operations that ask: their value is the answer."""

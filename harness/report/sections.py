@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from checkers.verdict import Anomaly, Valid, Verdict
+from checkers.witness import MEANING
 from harness.report import picture
 from harness.report.bands import Band
 from harness.report.findings import Findings
@@ -146,12 +147,10 @@ def _anomaly(
 
 
 def _meanings(anomaly: Anomaly) -> Markup:
-    used = [n for n in picture.MEANING if any(e.name == n for e in anomaly.edges)]
+    used = [n for n in MEANING if any(e.name == n for e in anomaly.edges)]
     if not used:
         return Markup()
-    return el(
-        "ul", *(el("li", el("b", name), f": {picture.MEANING[name]}") for name in used), class_="meanings"
-    )
+    return el("ul", *(el("li", el("b", name), f": {MEANING[name]}") for name in used), class_="meanings")
 
 
 def _story(anomaly: Anomaly, operations: Sequence[Operation], name: str) -> Markup:

@@ -51,8 +51,15 @@ def test_a_run_whose_faults_did_not_bite_is_unknown_even_when_nobody_asks() -> N
     kept, inert = check_all(parse(LOST, header), ["availability"])
     assert (kept.checker, kept.valid) == ("availability", Valid.VALID)
     assert (inert.checker, inert.valid, inert.judged) == ("faults", Valid.UNKNOWN, True)
-    assert inert.reason.startswith("inert: kill: no fault of this family was ever injected")
+    assert inert.reason.startswith("inert: kill: no fault was ever injected")
     assert compose([kept, inert]) is Valid.UNKNOWN
+
+
+def test_families_that_are_inert_for_the_same_reason_share_its_sentence() -> None:
+    header = Header(families=("kill", "pause", "clock"))
+    [inert] = check_all(parse(LOST, header), [])
+    assert inert.reason.startswith("inert: kill, pause, clock: no fault was ever injected")
+    assert inert.reason.count("injected") == 1
 
 
 def test_a_run_without_faults_is_not_asked_about_them() -> None:

@@ -2,7 +2,7 @@
 
 from checkers.lost_writes import LostWrites
 from checkers.verdict import Edge
-from checkers.witness import OPERATIONS_MAX, anomaly, graph, layout, lines
+from checkers.witness import MEANING, OPERATIONS_MAX, anomaly, graph, layout, lines
 from history.text import parse
 
 ROLLED_BACK = parse("""
@@ -28,10 +28,21 @@ def test_a_witness_reads_as_a_scene() -> None:
         "     2  1@n2       put x 2 over [1] -> ok [2]  acknowledged, so it has to stay until something covers it",
         "     4  0@n1       get x -> ok [2]             returned 2: it had taken effect",
         "     6  reader@n3  get x (final) -> ok [1]     the last look: neither 2 nor anything that covers it",
-        "        2 -observed-> 6",
-        "        2 -read-from-> 4",
-        "        2 -superseded-> 0",
+        "        2 -observed-> 6    the target is where we looked for the source's effect",
+        "        2 -read-from-> 4   the target returned what the source had written",
+        "        2 -superseded-> 0  the arrow's source replaced its target: it carried it in its causal context",
     ]
+
+
+def test_an_arrow_is_explained_once() -> None:
+    ops = parse("\n".join(f"{i} invoke get key=x" for i in range(3))).operations
+    found = anomaly("a", "x", "s", [(o, "why") for o in ops], [(ops[0], "session", o) for o in ops[1:]])
+    told = [
+        line
+        for line in lines(found, parse("\n".join(f"{i} invoke get key=x" for i in range(3))))
+        if "->" in line
+    ]
+    assert [MEANING["session"] in line for line in told[-2:]] == [True, False]
 
 
 def test_the_graph_has_the_operations_and_names_its_edges() -> None:

@@ -357,7 +357,7 @@ def test_a_nights_exit_code_is_its_worst_cells(tmp_path: Path, seen: list[Valid]
     [
         ([Valid.VALID, Valid.INVALID], 0, 0, None),
         ([Valid.VALID, Valid.VALID], 0, 1, "failure"),
-        ([Valid.VALID], 1, 0, "skipped"),
+        ([Valid.VALID], 1, 2, "skipped"),
         ([Valid.VALID, Valid.HARNESS_ERROR], 0, 255, "error"),
     ],
     ids=["found", "not found", "not found yet", "broken"],
@@ -375,6 +375,47 @@ def test_a_planted_bug_is_meant_to_be_found(
     assert whole.groups == ()
     assert case.get("name") == "no-dots is found"
     assert [child.tag for child in case if child.tag != "system-out"] == ([tag] if tag else [])
+
+
+def test_the_first_run_that_found_a_planted_bug_is_named_in_the_summary(tmp_path: Path) -> None:
+    with closing(Outcomes(tmp_path / "campaign.sqlite")) as outcomes:
+        night = outcomes.begin("2024-01-01", None, 2)
+        for cell in cells(4, 3, mutant="no-dots"):
+            answer = Answer(verdict=Valid.INVALID, sentence="lost", folder=f"runs/x/{cell.settings.seed}")
+            outcomes.record(night, CellResult(cell, answer))
+        text = summary.markdown(summary.summarise("night", outcomes, night, left=0))
+    assert "| no-dots | 2 of 2 | 3 | runs/x/3 |" in text
+
+
+def test_a_night_cut_by_its_budget_says_so_and_is_no_pass(
+    alone: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_fake(monkeypatch)
+    (alone / "night.yaml").write_text("seeds: [1, 2]\n")
+    assert call(["campaign", "night.yaml", "--budget", "0.000001s", "--workers", "1"]) == 2
+    assert "the budget is spent and 2 cells were not run" in capsys.readouterr().err
+    assert call(["campaign", "night.yaml", "--workers", "1"]) == 0
+    assert "night 1 was left with 2 cells not run" in capsys.readouterr().err
+    assert call(["campaign", "night.yaml", "--workers", "1"]) == 0
+    assert "was left with" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("combinations: standart", "did you mean 'standard'?"),
+        ("combinations: [quiet, strikt]", "did you mean 'strict'?"),
+        ("mutants: al", "did you mean 'all'?"),
+    ],
+)
+def test_a_misspelt_name_in_a_campaign_file_is_told_with_the_file(
+    alone: Path, capsys: pytest.CaptureFixture[str], line: str, told: str
+) -> None:
+    (alone / "night.yaml").write_text(line + "\n")
+    assert call(["campaign", "night.yaml", "--dry-run"]) == 254
+    err = capsys.readouterr().err
+    assert told in err
+    assert "night.yaml" in err
 
 
 def test_the_summary_stays_below_a_mebibyte_with_failures_first(tmp_path: Path) -> None:

@@ -115,7 +115,10 @@ def test_a_runs_settings_are_a_config_file(capsys: pytest.CaptureFixture[str]) -
         (["check", "--jsn", "x"], "unknown option '--jsn': did you mean '--json'?"),
         (["--versio"], "unknown option '--versio': did you mean '--version'?"),
         (["run", "--workload", "kart"], "did you mean 'cart'?"),
-        (["run", "--mutant", "no-such-bug"], "unknown mutant 'no-such-bug': did you mean"),
+        (["run", "--mutant", "no-dot"], "unknown mutant 'no-dot': did you mean 'no-dots'?"),
+        (["run", "--mutant", "quux"], "unknown mutant 'quux': choose one of hint-pop-first, "),
+        (["xyzzy"], "unknown command 'xyzzy': choose one of "),
+        (["run", "--xyzzy", "1"], "unknown option '--xyzzy': see `sunder run --help`"),
         (["run", "--w", "4"], "w=4 answers cannot come from n=3"),
         (["run", "--time", "soon"], "500ms"),
         (["run", "--config", "none.yaml"], "cannot read none.yaml"),
@@ -160,7 +163,8 @@ def test_check_judges_every_path_and_exits_with_the_worst(capsys: pytest.Capture
     assert [line["verdict"] for line in lines(capsys.readouterr().out)] == ["valid", "unknown"]
     assert call(["check", "--json", "missing", *paths]) == 1
     out, err = capsys.readouterr()
-    assert [line["verdict"] for line in lines(out)] == ["harness-error", "valid", "unknown", "invalid"]
+    assert [line["verdict"] for line in lines(out)] == [None, "valid", "unknown", "invalid"]
+    assert "there is no missing" in lines(out)[0]["error"]
     assert [line["path"] for line in lines(out)] == ["missing", *paths]
     assert err.count("\n") == 1
     assert call(["check", "missing", paths[0]]) == 254

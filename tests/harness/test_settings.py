@@ -12,6 +12,7 @@ from harness import settings as configuration
 from harness.cli import run
 from harness.settings import OPTIONS, Settings, UsageProblem, resolve
 from harness.standard import COMBINATIONS
+from workloads import WORKLOADS
 
 
 def complaint(**flags: Any) -> str:
@@ -85,8 +86,19 @@ def test_an_unknown_name_is_answered_with_the_nearest(flags: dict[str, Any], tol
 
 
 def test_an_unknown_key_is_answered_with_the_nearest() -> None:
-    with pytest.raises(UsageProblem, match="unknown key 'worklod': did you mean 'workload'"):
+    with pytest.raises(UsageProblem, match="unknown key in the file 'worklod': did you mean 'workload'"):
         resolve(file={"worklod": "cart"})
+
+
+def test_a_bad_key_or_value_names_the_file_that_it_stands_in() -> None:
+    for content in ({"worklod": "cart"}, {"nodes": "many"}):
+        with pytest.raises(UsageProblem, match=r"mine\.yaml"):
+            resolve(file=content, file_name="mine.yaml")
+
+
+def test_a_word_that_is_near_nothing_is_answered_with_all_names_and_no_guess() -> None:
+    assert complaint(workload="banana") == "unknown workload 'banana': choose one of " + ", ".join(WORKLOADS)
+    assert "did you mean" not in complaint(read_repair="banana")
 
 
 def test_an_unknown_variable_is_answered_with_the_nearest_and_others_are_left_alone() -> None:
