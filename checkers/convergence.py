@@ -18,7 +18,7 @@ from checkers.fleeting import Fleeting
 from checkers.observed import Stage, homes, stage
 from checkers.supersession import Graph, Reused, survey
 from checkers.verdict import ANOMALIES_MAX, Anomaly, Verdict, conclude, terms
-from checkers.witness import Link, Step, anomaly, ids
+from checkers.witness import Link, Step, anomaly, ids, introduced
 from history.history import History, Operation
 
 AGREED_AT = {"full-read": "read", "handoff": "quiet", "anti-entropy": "quiet"}
@@ -26,12 +26,16 @@ AGREED_AT = {"full-read": "read", "handoff": "quiet", "anti-entropy": "quiet"}
 
 _BY = {
     "full-read": "after the full read",
-    "handoff": "though every hint was handed off",
+    "handoff": "though no hint for it is pending",
     "anti-entropy": "though anti-entropy had time to compare them",
 }
 
 RANK = ("hint-lost", "undelivered", "diverged", "restless")
 """Kinds of anomaly, worst first."""
+
+
+NAMED_MAX = 3
+"""So many missing writes an anomaly names, and its witness introduces."""
 
 
 class Counts(msgspec.Struct):
@@ -179,7 +183,7 @@ def _diverged(
         steps.append((after.replicas[node], f"holds {what}"))
     if graph is not None:
         apart = sorted((v for v in different if v in graph.puts), key=lambda v: graph.puts[v].index)
-        for id in apart[:1]:
+        for id in apart[:NAMED_MAX]:
             steps.append((graph.puts[id], f"{id} is at one of them only"))
             links += [(graph.puts[id], "observed", after.replicas[n]) for n, h in held.items() if id in h[0]]
         if graph.final is not None and promised == "full-read":
@@ -317,19 +321,29 @@ class _Delivery:
             times.append(self.history.events[heal].time)
         return max(times, default=0)
 
+    def _gone(self, holder: str | None, target: str, key: Any, id: Any, last: Operation) -> Operation:
+        """The first look at the holder, after the last one that showed the hint, at which it was there no more."""
+        looks = (o for o in self.history.observed("hints") if o.node == holder and o.index > last.index)
+        return next(
+            (o for o in looks if not any(t == target and k == key and id in v for t, k, v in o.value)),
+            self.quiet.hints[holder or ""],
+        )
+
     def _anomaly(self, kind: str, target: str, key: Any, missing: list[tuple[Any, _Hint]]) -> Anomaly:
         id, hint = missing[0]
         look = self.quiet.replicas[target]
         holder, last = max(hint.last.items(), key=lambda item: item[1].index)
         end = self.quiet.hints[holder or ""]
         graph = self.graphs.get(key)
+        held = self.quiet.holds(target, key)
+        instead = f"holds {ids(held)}, which does not cover it" if held else "holds nothing of the key"
         steps: list[Step] = [
-            (last, f"{holder} held a durable hint with {id} for {target}"),
-            (look, f"after the heal {target} holds neither {id} nor anything that covers it"),
+            (last, f"the last look at {holder} that shows its durable hint with {id} for {target}"),
+            (look, f"after the heal {target} {instead}"),
         ]
         links: list[Link] = [(last, "observed", look)]
         if kind == "hint-lost":
-            steps.append((end, f"{holder} no longer has the hint"))
+            steps.append((self._gone(holder, target, key, id, last), f"{holder} no longer has the hint"))
             fate = "the hint is gone and was not delivered"
         else:
             steps.append((end, f"{holder} still has the hint, after the promised time"))
@@ -337,6 +351,11 @@ class _Delivery:
         if graph is not None and id in graph.puts:
             steps.append((graph.puts[id], "the write that the hint carried"))
             links.append((graph.puts[id], "observed", last))
-        what = ids(v for v, _ in missing)
+        # Whoever is named is introduced: the other writes that are missing, and what the target holds in their place.
+        others = [v for v, _ in missing[1:NAMED_MAX]]
+        steps += introduced(graph, others, "another write that hints carried, likewise missing")
+        steps += introduced(graph, held, f"what {target} holds in its place")
+        more = len(missing) - 1 - len(others)
+        what = ids([id, *others]) + (f" and {more} more" if more > 0 else "")
         sentence = f"{holder} had a hint for {target} with {what} of key {key} (event {last.index}): {fate}"
         return anomaly(kind, key, sentence, steps, links)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, cast
 
+from checkers.supersession import Graph
 from checkers.verdict import Anomaly, Edge
 from history.history import History, Operation
 
@@ -49,6 +50,13 @@ def anomaly(kind: str, key: Any, sentence: str, steps: Iterable[Step], links: It
         why=tuple(why[index] for index in order),
         edges=tuple(edges),
     )
+
+
+def introduced(graph: Graph | None, named: Iterable[Any], why: str) -> list[Step]:
+    """The writes that a witness names, as steps of it."""
+    if graph is None:
+        return []
+    return [(graph.puts[id], why) for id in named if id in graph.puts]
 
 
 def ids(values: Iterable[Any]) -> str:

@@ -31,7 +31,7 @@ from history.generator import Generator, any_of, clients, time_limit
 from history.header import Header
 from history.history import History
 from history.journal import Journal, MemoryJournal, Sink, read
-from history.op import NEMESIS, PROBE, Op
+from history.op import NEMESIS, PROBE, Op, Process
 from history.recorder import Recorder
 from history.schedule import Schedule, Scripted, TimedFault
 from nemeses.plan import Timed, healers, plan
@@ -177,16 +177,25 @@ def build_world(settings: Settings, seed: int, folder: Path | None) -> World:
 
 
 class _Counted:
-    """A sink that also counts the clients' completions by type, for the progress line."""
+    """A sink that also counts what clients asked for by how it ended, for the progress line: as the report does, without
+    the store requests inside."""
 
     def __init__(self, sink: Sink) -> None:
         self._append = sink.append
         self.close = sink.close
-        self.counts = {"ok": 0, "fail": 0, "info": 0, "invoke": 0}
+        self.counts = {"ok": 0, "fail": 0, "info": 0}
+        self._depth: dict[Process, int] = {}
 
     def append(self, op: Op) -> None:
         self._append(op)
-        if isinstance(op.process, int):
+        if not isinstance(op.process, int):
+            return
+        depth = self._depth.get(op.process, 0)
+        if op.type == "invoke":
+            self._depth[op.process] = depth + 1
+            return
+        self._depth[op.process] = depth - 1
+        if depth == 1:
             self.counts[op.type] += 1
 
 
@@ -516,6 +525,7 @@ class _Run:
             "python": platform.python_version(),
             "platform": platform.platform(),
             "mechanisms": self.header.mechanisms,
+            **({"addresses": self.world.addresses()} if self.settings.leave_running else {}),
         }
 
 

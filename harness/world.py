@@ -79,6 +79,10 @@ class World(Protocol):
 
     def support(self, family: str) -> Support: ...
 
+    def addresses(self) -> dict[str, str]:
+        """Where each node takes clients' requests, where anybody but the harness can reach it."""
+        ...
+
     def logs(self) -> dict[str, str]:
         """Each node's log so far (after `stop`: all of it)."""
         ...

@@ -35,6 +35,11 @@ def replay(path: Path, *, world: str | None, times: int, as_json: bool) -> int:
         raise UsageProblem(
             f"{saved.folder} has no verdict to reproduce: the run did not end; `{_repeat(saved)}` begins anew"
         )
+    if saved.environment.get("interrupted") and saved.results.verdict is Valid.UNKNOWN:
+        raise UsageProblem(
+            f"{saved.folder} was interrupted before anything was decided, so that there is nothing to reproduce;"
+            f" `{_repeat(saved)}` begins anew"
+        )
     file = saved.folder / results.SCHEDULE
     if not file.is_file():
         raise UsageProblem(f"{saved.folder} has no {results.SCHEDULE}: `{_repeat(saved)}` begins anew")

@@ -277,6 +277,8 @@ def tell(
                     "results": {v.checker: v for v in found.results},
                     "report": str(folder / results.REPORT),
                     "command": command,
+                    **({"mutant": settings.mutant} if settings.mutant else {}),
+                    **({"addresses": addresses} if (addresses := addresses_of(folder)) else {}),
                 }
             ).decode()
         )
@@ -284,11 +286,26 @@ def tell(
     screen.out(screen.headline(found.verdict, found.sentence))
     for text in witness(found.results, history, found.sentence):
         screen.out(f"    {text}")
+    if settings.mutant is not None:
+        found_it = found.verdict is Valid.INVALID
+        told = "is planted" if found_it else "is planted, and this run has not found it"
+        screen.out(f"mutant   {settings.mutant} {told}")
+    for node, address in addresses_of(folder).items():
+        screen.out(f"running  {node}  {address}")
     if (folder / results.REPORT).is_file():
         screen.out(f"report   {folder / results.REPORT}")
     screen.out(f"repeat   {command}")
     if settings.world != "sim":
         screen.out(f"replay   sunder replay {folder}")
+
+
+def addresses_of(folder: Path) -> dict[str, str]:
+    """Where the nodes that were left running listen, by the run's environment."""
+    environment = folder / results.ENVIRONMENT
+    if not environment.is_file():
+        return {}
+    content: dict[str, Any] = msgspec.json.decode(environment.read_bytes())
+    return content.get("addresses") or {}
 
 
 def witness(verdicts: Sequence[Verdict], history: History, told: str) -> list[str]:

@@ -133,6 +133,9 @@ class DockerWorld:
         """The node's IPv4 address, reachable from this machine."""
         return self._addresses[node]
 
+    def addresses(self) -> dict[str, str]:
+        return {name: f"http://{address}:{HTTP_PORT}" for name, address in self._addresses.items()}
+
     # Start and stop
 
     async def start(self) -> None:

@@ -72,7 +72,7 @@ def render(
         picture.definitions(),
         el(
             "main",
-            _verdict(found, run, command or found.repeat),
+            _verdict(found, run, command or found.repeat, environment or {}),
             *parts.values(),
             el(
                 "p",
@@ -158,12 +158,12 @@ def _top(found: Findings, title: str, links: Sequence[str]) -> Markup:
     )
 
 
-def _verdict(found: Findings, run: _Run, command: str) -> Markup:
+def _verdict(found: Findings, run: _Run, command: str, environment: Mapping[str, Any]) -> Markup:
     header = run.history.header
     said = found.sentence.removeprefix(f"{found.verdict}: ")
     by = next((v.checker for v in found.verdicts if said.startswith(f"{v.checker}: ")), "")
     said = said.removeprefix(f"{by}: ")
-    asked = sum(o.parent is None for o in run.clients)
+    asked = sum(o.parent is None and not o.invoke.meta.get("final") for o in run.clients)
     verified = sum(b.verified for b in run.bands)
     facts: list[tuple[str, Any]] = [
         ("workload", header.workload or "—"),
@@ -197,7 +197,7 @@ def _verdict(found: Findings, run: _Run, command: str) -> Markup:
             class_="facts",
         ),
         el("ul", *(el("li", _chip(v)) for v in found.verdicts), class_="chips", aria_label="Checkers"),
-        *_notices(found, run),
+        *_notices(found, run, environment),
         id="verdict",
         class_=f"verdict tone-{found.verdict}",
     )
@@ -244,8 +244,21 @@ def _chip(v: Verdict) -> Markup:
     )
 
 
-def _notices(found: Findings, run: _Run) -> list[Markup]:
+def _notices(found: Findings, run: _Run, environment: Mapping[str, Any]) -> list[Markup]:
     said: list[Markup] = []
+    if environment.get("interrupted"):
+        said.append(
+            el(
+                "p",
+                "Interrupted: this run was stopped before its end. What there was is drawn and judged; nothing was waited for, "
+                "and no final reads were made.",
+                class_="notice",
+            )
+        )
+    if found.mutant and found.verdict is not Valid.INVALID:
+        said.append(
+            el("p", f"A bug is planted ({found.mutant}), and this run has not found it.", class_="notice")
+        )
     if run.history.torn:
         said.append(el("p", f"The history's last line was cut off: {run.history.torn}", class_="notice"))
     if run.malformed:

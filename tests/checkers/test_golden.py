@@ -52,6 +52,5 @@ def test_a_golden_history_is_judged_as_its_name_says(file: Path) -> None:
 
 def test_every_checker_has_golden_histories_of_every_kind() -> None:
     kinds = {(f.parent.name, f.stem.partition("-")[0]) for f in FILES}
-    # A scene's history is a whole run: tests/checkers/test_scene_claims.py plays them and doctors them.
-    wanted = {(name, kind) for name in CHECKERS if name != "scene" for kind in VERDICTS} - {("faults", "bad")}
+    wanted = {(name, kind) for name in CHECKERS for kind in VERDICTS} - {("faults", "bad")}
     assert kinds == wanted

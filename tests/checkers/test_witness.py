@@ -1,8 +1,10 @@
 """A witness as people see it: lines in a terminal, a graph, and where a picture puts each operation."""
 
+from checkers.convergence import Convergence
 from checkers.lost_writes import LostWrites
 from checkers.verdict import Edge
 from checkers.witness import MEANING, OPERATIONS_MAX, anomaly, graph, layout, lines
+from history.header import Header
 from history.text import parse
 
 ROLLED_BACK = parse("""
@@ -43,6 +45,37 @@ def test_an_arrow_is_explained_once() -> None:
         if "->" in line
     ]
     assert [MEANING["session"] in line for line in told[-2:]] == [True, False]
+
+
+def test_a_lost_hint_is_shown_gone_where_it_was_first_missed_and_every_write_that_is_named_is_introduced() -> (
+    None
+):
+    history = parse(
+        """
+        0 invoke put 1 key=x context=[]
+        0 ok     put 1 key=x
+        1 invoke put 2 key=x context=[]
+        1 ok     put 2 key=x
+        2 invoke put 3 key=x context=[]
+        2 ok     put 3 key=x
+        probe invoke hints node=n3
+        probe ok     hints [["n2","x",[1]],["n2","x",[2]]] node=n3
+        probe invoke hints node=n3
+        probe ok     hints [] node=n3
+        probe invoke hints node=n3 stage=quiet
+        probe ok     hints [] node=n3 stage=quiet
+        probe invoke replica node=n2 stage=quiet
+        probe ok     replica {"x":[3]} node=n2 stage=quiet
+        """,
+        Header(guarantees={"convergence": {"after": "delivery"}}),
+    )
+    [found] = Convergence().check(history).anomalies
+    assert (found.kind, found.witness) == ("hint-lost", (0, 2, 4, 6, 8, 12))
+    why = dict(zip(found.witness, found.why, strict=True))
+    assert why[8] == "n3 no longer has the hint"
+    assert why[2] == "another write that hints carried, likewise missing"
+    assert why[4] == "what n2 holds in its place"
+    assert why[12] == "after the heal n2 holds 3, which does not cover it"
 
 
 def test_the_graph_has_the_operations_and_names_its_edges() -> None:

@@ -13,12 +13,17 @@ import click
 import msgspec
 import pytest
 
-from harness import reference, screen
+from harness import doctor as doctors
+from harness import reference, results, screen
 from harness.cli import call, cli
 from harness.commands import replay, run
+from harness.docker import doctor as docker_doctor
+from harness.mutants.apply import Variant
 from harness.settings import resolve
+from harness.world import Support
+from history.journal import read
 from history.schedule import Schedule, TimedFault
-from nemeses.fault import Kill, ResetClocks, Skew
+from nemeses.fault import FAMILIES, Kill, ResetClocks, Skew
 
 pytestmark = pytest.mark.usefixtures("fake")
 
@@ -88,6 +93,59 @@ def test_ctrl_c_writes_what_there_is_and_exits_130(capsys: pytest.CaptureFixture
     assert out.startswith("UNKNOWN  Interrupted after 4 events")
     names = {p.name for p in LATEST.iterdir()}
     assert {"history.jsonl", "schedule.json", "results.json", "report.html", "environment.json"} <= names
+    assert "Interrupted: this run was stopped before its end." in (LATEST / "report.html").read_text()
+
+
+def test_a_run_that_was_interrupted_undecided_leaves_nothing_to_reproduce(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    call(["run", "--seed", "15"])
+    capsys.readouterr()
+    assert call(["replay", str(LATEST)]) == 254
+    told = one_sentence(capsys)
+    assert "was interrupted before anything was decided" in told
+    assert "`sunder run --seed 15` begins anew" in told
+
+
+@pytest.mark.parametrize(
+    ("seed", "told"),
+    [(1, "mutant   no-dots is planted, and this run has not found it"), (7, "mutant   no-dots is planted")],
+)
+def test_a_run_of_a_planted_bug_says_so_whatever_its_verdict(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, seed: int, told: str
+) -> None:
+    # As in the process that hosts the mutant.
+    monkeypatch.setattr(run.apply, "current", lambda: Variant("no-dots", "abc", "."))
+    call(["run", "--mutant", "no-dots", "--seed", str(seed)])
+    assert told in capsys.readouterr().out.splitlines()
+
+
+def test_nodes_that_were_left_running_are_told_with_their_addresses(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    call(["run", "--seed", "1"])
+    assert "running" not in capsys.readouterr().out
+    environment = LATEST / "environment.json"
+    content = {**json.loads(environment.read_text()), "addresses": {"n1": "http://172.30.0.2:8000"}}
+    environment.write_text(json.dumps(content))
+    saved = results.read(LATEST)
+    assert saved.results is not None
+    history = read(LATEST / "history.jsonl")
+    run.tell(saved.folder, saved.settings, saved.results, history, "sunder run", as_json=False)
+    assert "running  n1  http://172.30.0.2:8000" in capsys.readouterr().out.splitlines()
+
+
+def test_the_doctor_says_once_what_helps_where_there_is_no_engine(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = "No engine answers: start dockerd."
+    supports = tuple(Support(family, remedy=missing) for family in FAMILIES)
+    monkeypatch.setattr(docker_doctor, "examine", lambda: docker_doctor.Diagnosis(missing, "", supports))
+    monkeypatch.setattr(doctors, "_simulator", lambda: ())
+    call(["doctor"])
+    out = capsys.readouterr().out
+    assert out.count(missing) == 1
+    assert out.count("see engine below") == len(FAMILIES)
 
 
 def test_a_time_in_the_environment_is_heard_and_a_flag_beats_it(

@@ -115,6 +115,14 @@ def test_the_verdict_comes_first_with_the_command_that_repeats_it(red: str) -> N
     assert "resurrection measured only" in text
 
 
+@pytest.mark.parametrize(("verdict", "said"), [("valid", True), ("unknown", True), ("invalid", False)])
+def test_a_planted_bug_that_was_not_found_is_told_beside_the_verdict(
+    run: History, verdict: str, said: bool
+) -> None:
+    found = {"verdict": verdict, "mutant": "no-dots", "results": []}
+    assert ("A bug is planted (no-dots), and this run has not found it." in rendered(run, found).text) == said
+
+
 def test_every_witness_is_told_and_drawn(run: History, red: str) -> None:
     text = Page(red).text
     for anomaly in (sample_runs.lost_write(run), sample_runs.lost_write(run, "k2", -4)):

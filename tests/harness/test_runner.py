@@ -9,6 +9,7 @@ import pytest
 
 from checkers.verdict import Valid
 from harness import runner
+from harness.report import render
 from harness.settings import Settings, resolve
 from harness.systems.dynamo import guarantees
 from history.history import History
@@ -61,6 +62,16 @@ def test_the_faults_of_a_run_are_those_that_a_dry_run_prints(outcome: runner.Out
     planned = [msgspec.json.decode(msgspec.json.encode(t.fault)) for t in runner.faults_of(settings(), 5)]
     healed = outcome.history.phases["heal"]
     assert [o.invoke.value for o in outcome.history.nemesis if o.index < healed] == planned
+
+
+def test_the_progress_line_counts_what_clients_asked_for_as_the_report_does() -> None:
+    """A cart's operation holds store requests inside, which nobody asked for by themselves."""
+    said: list[runner.Progress] = []
+    outcome = runner.execute(settings(workload="cart", nemesis="none"), progress=said.append)
+    asked = [o for o in outcome.history.client if o.parent is None and isinstance(o.process, int)]
+    assert said[-1].ok + said[-1].fail + said[-1].info == len(asked)
+    html = render(outcome.history, outcome.verdicts, {}, title="t", command="")
+    assert f'>operations</span><span class="value">{len(asked):,}<' in html
 
 
 def test_no_wall_time_and_no_path_stands_in_the_header(outcome: runner.Outcome) -> None:

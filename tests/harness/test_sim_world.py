@@ -336,12 +336,41 @@ def test_a_partition_that_cuts_nothing_new_is_not_verified() -> None:
     assert injected(HealPartition()).fired == 0
 
 
-@pytest.mark.parametrize("fault", [Kill(("n1", "n2")), PowerLoss(("n1", "n2")), Pause(("n1", "n2"))])
-def test_a_harm_to_processes_is_verified_by_their_states(fault: Kill | PowerLoss | Pause) -> None:
+@pytest.mark.parametrize("fault", [Kill(("n1", "n2")), Pause(("n1", "n2"))])
+def test_a_harm_to_processes_is_verified_by_their_states(fault: Kill | Pause) -> None:
     evidence = injected(fault)
     assert evidence.verified
     assert evidence.before != evidence.after
     assert set(evidence.before) == {"n1", "n2"}
+
+
+def test_a_power_loss_with_nothing_unsynced_is_no_more_than_a_kill_and_not_verified() -> None:
+    evidence = injected(PowerLoss(("n1", "n2")))
+    assert evidence.before["n1"] == {"process": "running", "unsynced": 0}
+    assert evidence.after["n1"] == {"process": "dead", "unsynced": 0}
+    assert not evidence.verified
+
+
+def test_a_power_loss_waits_for_something_to_lose() -> None:
+    class Writer(Toy):
+        async def start(self) -> None:
+            await super().start()
+            self.runtime.spawn(self.write(), name="writer")
+
+        async def write(self) -> None:
+            await self.runtime.sleep(SECOND // 4)
+            self.runtime.disk.append("log", b"unsynced")
+
+    w = world(Writer)
+
+    async def scene() -> tuple[int, Evidence]:
+        asked_ns = w.now_ns()
+        return asked_ns, await w.inject(PowerLoss(("n1",)))
+
+    asked_ns, evidence = play(w, scene)
+    assert evidence.verified
+    assert evidence.before["n1"] == {"process": "running", "unsynced": 1}
+    assert evidence.injected_ns - asked_ns <= SECOND // 4
 
 
 def test_what_changes_nothing_is_not_verified() -> None:

@@ -758,7 +758,7 @@ function agreementPanel(run) {
   return {
     name: "agreement",
     title: "Token ranges in which nodes differ",
-    legend: [["step", `of ${ranges}; ${settled === null ? "they still differed at the last look" : `all agree for good from ${seconds(settled, 1000)} s`}`]],
+    legend: [["step", `of ${ranges}; ${settled === null ? `nodes differed at the last look, at ${seconds(at[at.length - 1], 1000)} s; the final reads and their checks came after it` : `all agree for good from ${seconds(settled, 1000)} s`}`]],
     height: () => tall,
     draw(pen) {
       scale(pen, most, tall, 10);
