@@ -46,7 +46,7 @@ START_NS_MIN, START_NS_MAX = 20_000_000, 80_000_000
 ANSWER_NS_MAX = 5_000_000_000
 """How long a started node may take until it answers."""
 
-WRITING_NS_MAX = 100_000_000
+WRITING_NS_MAX = 400_000_000
 WRITING_NS = 4_000_000
 """A power loss waits so long at most for a disk that is writing, and then strikes within so long."""
 
@@ -580,15 +580,19 @@ class SimWorld:
         return self._evidence("kill", injected_ns, before, after, verified)
 
     async def _writing(self, nodes: tuple[str, ...]) -> None:
-        """Two power losses in three wait a moment for one of their nodes to be in the middle of a write: an idle disk has
-        nothing to lose, and disks are idle most of the time."""
+        """The first power loss of a run, and two in three after it, wait a moment for one of their nodes to be in the middle of
+        a write: an idle disk has nothing to lose, and disks are idle most of the time."""
         self._power_losses += 1
-        mood = self._draws.below(3, "power-moment", self._power_losses)
+        waits = self._power_losses == 1 or self._draws.below(3, "power-moment", self._power_losses)
         deadline_ns = self.loop.now_ns + WRITING_NS_MAX
-        while mood and self.loop.now_ns < deadline_ns:
+        tries = 0
+        while waits and self.loop.now_ns < deadline_ns:
             if any(self._seats[node].machine.platter.unsynced() for node in nodes):
-                await self.sleep(self._draws.below(WRITING_NS, "power-delay", self._power_losses))
-                return
+                delay_ns = self._draws.below(WRITING_NS, "power-delay", self._power_losses, tries)
+                await self.sleep(delay_ns >> tries)
+                tries += 1
+                if any(self._seats[node].machine.platter.unsynced() for node in nodes):
+                    return
             await self.sleep(WRITING_NS // 10)
 
     def _power_loss(self, nodes: tuple[str, ...], injected_ns: int) -> Evidence:
