@@ -30,7 +30,7 @@ _BY = {
     "anti-entropy": "though anti-entropy had time to compare them",
 }
 
-RANK = ("hint-lost", "undelivered", "diverged", "restless")
+RANK = ("hint-lost", "undelivered", "diverged", "ring-unsettled", "restless")
 """Kinds of anomaly, worst first."""
 
 
@@ -70,11 +70,16 @@ class Convergence:
         fleeting = Fleeting(history)
         diverged = _agreement(history, graphs, fleeting, counts, doubts, after)
         found = _Delivery(history, graphs, fleeting, lww, _bound_ns(promise), counts, undecided).check()
+        if not promise.get("delivery", True):
+            # Hints were destroyed, or their targets left: what became of each is counted, not judged.
+            found, undecided = [], []
         if after in AGREED_AT:
             found += diverged
             undecided += doubts
         elif not history.observed("replica", "quiet"):
             undecided.append("no node was looked at after the heal")
+        if promise.get("one_ring"):
+            found += _unsettled(history)
         if promise.get("comes_to_rest"):
             found += _restless(history)
         found.sort(key=lambda a: (RANK.index(a.kind), a.witness))
@@ -139,6 +144,21 @@ def _agreement(
         else:
             found.append(_diverged(key, held, after, graph, promised))
     return found
+
+
+def _unsettled(history: History) -> list[Anomaly]:
+    """Nodes that after the heal do not come down to one ring with no change in progress: by the last `settle-ring`."""
+    asked = [o for o in history.nemesis if o.f == "settle-ring" and o.complete is not None and o.type == "ok"]
+    if not asked or asked[-1].value.get("verified"):
+        return []
+    last = asked[-1]
+    seen: dict[str, dict[str, Any]] = last.value.get("after", {})
+    rings = sorted({f"epoch {ring['epoch']} {ring['phase']}" for ring in seen.values()})
+    waits = {f"{m} {what}" for ring in seen.values() for m, what in ring.get("waiting", {}).items()}
+    sentence = f"the ring did not settle after the heal: its nodes know {', '.join(rings) or 'nothing'}"
+    if waits:
+        sentence += f"; {min(waits)}"
+    return [anomaly("ring-unsettled", None, sentence, [(last, "every node ran, and nothing was cut")])]
 
 
 def _restless(history: History) -> list[Anomaly]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -24,16 +25,22 @@ from history.op import NEMESIS, Op, Process
 from history.recorder import Recorder
 from nemeses.fault import (
     FAMILY_OF,
+    Evidence,
     Fault,
     Harm,
     HealPartition,
+    Join,
     Kill,
+    Leave,
     Partition,
     Pause,
     PowerLoss,
+    Replace,
     ResetClocks,
     Restart,
     Resume,
+    RingFault,
+    SettleRing,
     Skew,
 )
 from workloads.client import Client, Clients
@@ -70,8 +77,10 @@ class _NemesisClient:
 class FaultNemesis:
     """Injects the fault in `op.value` into the world: `ok` with the evidence, `fail` when the world cannot make it."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, ring: Callable[[RingFault], Awaitable[Evidence]] | None = None) -> None:
+        """`ring`: how the system under test is made to change its ring, where it has one."""
         self._world = world
+        self._ring = ring
         self.standing: dict[str, None] = {}
         """Tags of the harms that were made and not yet healed, oldest first."""
 
@@ -88,7 +97,7 @@ class FaultNemesis:
     async def invoke(self, op: Op) -> Op:
         fault = _fault(op)
         try:
-            evidence = await self._world.inject(fault)
+            evidence = await self._inject(fault)
         except Unsupported as problem:
             return op.completed("fail", error=str(problem))
         match fault:
@@ -102,7 +111,19 @@ class FaultNemesis:
                 self._healed("pause")
             case ResetClocks():
                 self._healed("skew")
+            case SettleRing():
+                self._healed("join", "leave", "replace")
+            case Join() | Leave() | Replace():
+                if evidence.verified:
+                    self.standing[op.f] = None
         return op.completed("ok", msgspec.to_builtins(evidence))
+
+    async def _inject(self, fault: Fault) -> Evidence:
+        if not isinstance(fault, RingFault):
+            return await self._world.inject(fault)
+        if self._ring is None:
+            raise Unsupported("this system's nodes cannot join, leave or be replaced")
+        return await self._ring(fault)
 
     def _healed(self, *tags: str) -> None:
         for tag in tags:

@@ -26,6 +26,7 @@ from harness.settings import Settings
 from harness.sim.draws import Draws
 from harness.sim.world import SimWorld
 from harness.systems import dynamo
+from harness.systems.membership import MECHANISM, RingNemesis
 from harness.world import Refused, Silence, World
 from history.generator import Generator, any_of, clients, time_limit
 from history.header import Header
@@ -136,6 +137,8 @@ def faults_of(settings: Settings, seed: int) -> list[Timed]:
         int(settings.time_seconds * 1e9),
         int(settings.nemesis_interval_seconds * 1e9),
         Draws(seed),
+        spares=spare_names(settings),
+        replaces=settings.w > 1,
     )
 
 
@@ -143,9 +146,14 @@ def node_names(settings: Settings) -> tuple[str, ...]:
     return tuple(f"n{i + 1}" for i in range(settings.nodes))
 
 
+def spare_names(settings: Settings) -> tuple[str, ...]:
+    """Nodes that run and are no members of the ring at first."""
+    return tuple(f"n{settings.nodes + i + 1}" for i in range(settings.spares))
+
+
 def build_world(settings: Settings, seed: int, folder: Path | None) -> World:
     if settings.world == "sim":
-        names = node_names(settings)
+        names = (*node_names(settings), *spare_names(settings))
         peers = dict.fromkeys(names, "")
         return SimWorld(
             names, seed, lambda node, runtime: Node(dynamo.config(settings, node, peers), runtime)
@@ -235,7 +243,10 @@ class _Run:
                 **(stage.guarantee(self.scene, settings.mode, self.scale) if self.scene else {}),
             },
             families=settings.nemesis,
-            mechanisms={f: self.world.support(f).mechanism for f in settings.nemesis},
+            mechanisms={
+                f: MECHANISM if f == "membership" else self.world.support(f).mechanism
+                for f in settings.nemesis
+            },
             config=configuration(settings),
         )
         self.sink = (
@@ -244,7 +255,7 @@ class _Run:
         self.counted = _Counted(self.sink)
         # Nobody looks at the counts when no progress is asked for.
         self.recorder = Recorder(self.counted if progress else self.sink, self.world.now_ns)
-        self.nemesis = FaultNemesis(self.world)
+        self.nemesis = FaultNemesis(self.world, RingNemesis(self.world).inject)
         self.observing = True
         self.samples = samples.Writer(folder / samples.FILE) if folder is not None else None
         self.phase = "safety"

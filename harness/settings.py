@@ -12,6 +12,7 @@ from typing import Any, Literal, cast, get_args
 import msgspec
 
 from nemeses.fault import FAMILIES
+from nemeses.membership import MEMBERS_MIN
 
 World = Literal["sim", "docker"]
 Mode = Literal["siblings", "lww"]
@@ -35,6 +36,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     nemesis: tuple[str, ...] = ("partition", "kill", "pause", "clock")
     world: World = "sim"
     nodes: int = 5
+    spares: int = 0
     n: int = 3
     r: int = 2
     w: int = 2
@@ -265,6 +267,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("nemesis", _names, "NAMES", "fault families with commas between them, or none", kind="nemesis"),
     Option("world", _text, "NAME", "sim (the simulator) or docker (containers)", kind="world"),
     Option("nodes", _integer, "COUNT", "how many nodes the store has"),
+    Option("spares", _integer, "COUNT", "nodes that run beside the store's, and may join it"),
     Option("n", _integer, "COUNT", "replicas of every key"),
     Option("r", _integer, "COUNT", "answers that a read waits for"),
     Option("w", _integer, "COUNT", "answers that a write waits for"),
@@ -514,6 +517,11 @@ def _contradictions(s: Settings) -> tuple[tuple[bool, str], ...]:
         ),
         (s.rate <= 0, f"rate={s.rate:g} asks nothing: choose more than 0 operations per second"),
         (s.concurrency < 1, f"concurrency={s.concurrency} leaves no client: choose at least 1"),
+        (s.spares < 0, f"spares={s.spares} is no number of nodes: choose 0 or more"),
+        (
+            "membership" in s.nemesis and not s.spares and s.nodes <= MEMBERS_MIN,
+            f"membership needs somebody who can join or leave: choose spares=1 or more than {MEMBERS_MIN} nodes",
+        ),
         (s.keys < 1, f"keys={s.keys} leaves nothing to read or write: choose at least 1"),
         (
             s.seed is not None and not 0 <= s.seed <= SEED_MAX,

@@ -119,6 +119,25 @@ COMBINATIONS: dict[str, Combination] = {
             reap_after_seconds=0.3,
         ),
         _cell(
+            "membership",
+            "Nodes join, leave and are replaced under load, while links and processes fail.",
+            "register",
+            "membership,partition,kill",
+            spares=2,
+            keys=40,  # few writes are overwritten, so that what a new home was not given is still missing at the end
+        ),
+        _cell(
+            "transfer-only",
+            "Isolation: nothing but the transfers of a changing ring brings a write to its new homes.",
+            "register",
+            "membership",
+            spares=3,
+            keys=100,
+            nemesis_interval_seconds=1.0,
+            read_repair="off",
+            anti_entropy=False,
+        ),
+        _cell(
             "lww",
             "Last writer wins: its losses are counted.",
             "set",

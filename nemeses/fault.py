@@ -66,9 +66,38 @@ class ResetClocks(msgspec.Struct, frozen=True, tag="reset-clocks", tag_field="fa
     """Every wall clock tells the true time again."""
 
 
-Fault = Partition | HealPartition | Kill | PowerLoss | Restart | Pause | Resume | Skew | ResetClocks
+class Join(msgspec.Struct, frozen=True, tag="join", tag_field="fault"):
+    """A spare node is asked to be taken into the ring."""
 
-Harm = Partition | Kill | PowerLoss | Pause | Skew
+    node: str
+
+
+class Leave(msgspec.Struct, frozen=True, tag="leave", tag_field="fault"):
+    """A member is asked to leave; it goes on running."""
+
+    node: str
+
+
+class Replace(msgspec.Struct, frozen=True, tag="replace", tag_field="fault"):
+    """A member is said to be dead, and another node is put in its place; then it is killed."""
+
+    dead: str
+    node: str
+
+
+class SettleRing(msgspec.Struct, frozen=True, tag="settle-ring", tag_field="fault"):
+    """Whoever is dead is started, until all nodes know the same ring and no change of it is in progress."""
+
+
+RingChange = Join | Leave | Replace
+RingFault = RingChange | SettleRing
+"""Those that the system under test makes, and not the world."""
+
+Fault = (
+    Partition | HealPartition | Kill | PowerLoss | Restart | Pause | Resume | Skew | ResetClocks | RingFault
+)
+
+Harm = Partition | Kill | PowerLoss | Pause | Skew | RingChange
 """The faults that hurt; the others heal."""
 
 
@@ -88,7 +117,7 @@ class Evidence(msgspec.Struct, frozen=True):
     fired: int | None = None
 
 
-FAMILIES = ("partition", "kill", "pause", "clock", "power")
+FAMILIES = ("partition", "kill", "pause", "clock", "power", "membership")
 """Names for `--nemesis`: which packages exist."""
 
 FAMILY_OF: dict[str, str] = {
@@ -101,4 +130,8 @@ FAMILY_OF: dict[str, str] = {
     "skew": "clock",
     "reset-clocks": "clock",
     "power-loss": "power",
+    "join": "membership",
+    "leave": "membership",
+    "replace": "membership",
+    "settle-ring": "membership",
 }

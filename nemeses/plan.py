@@ -9,20 +9,24 @@ from collections.abc import Callable
 
 import msgspec
 
-from nemeses import clock, partition, process
+from nemeses import clock, membership, partition, process
 from nemeses.draw import Draw, between
 from nemeses.fault import (
     FAMILY_OF,
     Fault,
     Harm,
     HealPartition,
+    Join,
     Kill,
+    Leave,
     Partition,
     Pause,
     PowerLoss,
+    Replace,
     ResetClocks,
     Restart,
     Resume,
+    SettleRing,
     Skew,
 )
 
@@ -58,10 +62,12 @@ def undo(fault: Harm) -> Fault:
             return Resume(nodes)
         case Skew():
             return ResetClocks()
+        case Join() | Leave() | Replace():
+            return SettleRing()
 
 
 def is_harm(fault: Fault) -> bool:
-    return isinstance(fault, Partition | Kill | PowerLoss | Pause | Skew)
+    return isinstance(fault, Harm)
 
 
 def family(fault: Fault) -> str:
@@ -81,12 +87,21 @@ class Timed(msgspec.Struct, frozen=True, order=True):
 
 
 def plan(
-    families: tuple[str, ...], nodes: tuple[str, ...], time_ns: int, interval_ns: int, draw: Draw
+    families: tuple[str, ...],
+    nodes: tuple[str, ...],
+    time_ns: int,
+    interval_ns: int,
+    draw: Draw,
+    *,
+    spares: tuple[str, ...] = (),
+    replaces: bool = False,
 ) -> list[Timed]:
     """Bursts about every `interval_ns` until `time_ns`; what still stands then is left to `healers`.
 
     In a burst one to three families strike within a fraction of the interval, so that harms overlap. A family strikes
     again only after its last harm was healed; processes are hit by one of kill, pause and power at a time.
+    Changes of the ring are not undone: they go on until they are complete. `spares` can join it; `replaces` says whether
+    a node may be replaced as dead.
     """
     events: list[Timed] = []
     busy_until: dict[str, int] = {}
@@ -106,8 +121,14 @@ def plan(
                 continue
             number += 1
             struck[name] += 1
-            harm = PACKAGES[name].draw(nodes, draw, number)
             hold_ns = between(interval_ns // 5, interval_ns, draw, "hold", number)
+            if name == "membership":
+                change = membership.change(nodes, spares, draw, struck[name], replaces=replaces)
+                if change is not None:
+                    events.append(Timed(start, 3 * number, change))
+                    busy_until[lock] = start + hold_ns
+                continue
+            harm = PACKAGES[name].draw((*nodes, *spares), draw, number)
             events.append(Timed(start, 3 * number, harm))
             end = start + hold_ns
             if isinstance(harm, Partition) and draw("half-heal", number) % 2:
@@ -122,11 +143,11 @@ def plan(
 
 def healers(families: tuple[str, ...], nodes: tuple[str, ...]) -> list[Fault]:
     """What ends all harm of these families, in order: links first, then processes, then clocks."""
-    order = ("partition", "pause", "kill", "power", "clock")
+    order = ("partition", "pause", "kill", "power", "clock", "membership")
     heal: list[Fault] = []
     for name in order:
         if name in families:
-            fault = PACKAGES[name].final(nodes)
+            fault = SettleRing() if name == "membership" else PACKAGES[name].final(nodes)
             if fault not in heal:
                 heal.append(fault)
     return heal

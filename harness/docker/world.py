@@ -29,14 +29,18 @@ from nemeses.fault import (
     Evidence,
     Fault,
     HealPartition,
+    Join,
     Kill,
+    Leave,
     Link,
     Partition,
     Pause,
     PowerLoss,
+    Replace,
     ResetClocks,
     Restart,
     Resume,
+    SettleRing,
     Skew,
 )
 
@@ -392,6 +396,8 @@ class DockerWorld:
                     return await processes.pause(self._named(names), self.now_ns)
                 case Resume(nodes=names):
                     return await processes.resume(self._named(names), self.now_ns)
+                case Join() | Leave() | Replace() | SettleRing():
+                    raise Unsupported("a ring is changed by the system under test, not by the world")
                 case Skew() | ResetClocks():
                     raise Unsupported(self.support("clock").remedy)
                 case PowerLoss():

@@ -290,6 +290,51 @@ class Read:
         combination="anti-entropy-only",
         seen_by=("convergence",),
     ),
+    Mutant(
+        name="serve-before-transfer",
+        sentence="A new home replica serves at once, as if it had everything, and who gave the range away forgets it.",
+        mirrors="riak_kv#223: an owner that answers 404 before its handoff has begun",
+        patches=(
+            Patch(
+                "store/membership.py",
+                "            reached += await self._exchange(peer, token_range)\n",
+                "            reached += 1\n",
+            ),
+        ),
+        combination="transfer-only",
+        seen_by=("lost_writes",),
+    ),
+    Mutant(
+        name="change-forgotten-at-restart",
+        sentence="A member that restarts in the middle of a change of the ring does not go on with its part of it.",
+        mirrors="bootstraps that hang for ever in JOINING after a restart, in Cassandra until `nodetool bootstrap resume`",
+        patches=(
+            Patch(
+                "store/membership.py",
+                """\
+        if self._ring.version:
+            self._runtime.spawn(self._take_part(self._ring.version, None), name="membership")
+""",
+                "",
+            ),
+        ),
+        combination="membership",
+        seen_by=("convergence",),
+    ),
+    Mutant(
+        name="first-change-stays",
+        sentence="Of two changes of the ring that were begun at once, each node keeps the one that it heard of first.",
+        mirrors="rings that differ at the same epoch: riak_core's divergent rings, Cassandra's schema and token disagreements",
+        patches=(
+            Patch(
+                "store/ring.py",
+                "    return state.epoch << 32 | zlib.crc32(encode(state)) if state.epoch else 0\n",
+                '    return state.epoch << 32 | zlib.crc32(b"") if state.epoch else 0\n',
+            ),
+        ),
+        combination="membership",
+        seen_by=("convergence", "lost_writes"),
+    ),
 )
 
 MUTANTS: dict[str, Mutant] = {m.name: m for m in (*_ALL, *DELETES, *QUORUMS)}

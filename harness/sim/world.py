@@ -21,18 +21,22 @@ from harness.sim.loop import SimLoop
 from harness.sim.network import Network
 from harness.sim.runtime import EPOCH_NS, Machine, SimRuntime
 from harness.sim.trace import Trace
-from harness.world import Refused, Silence, Support
+from harness.world import Refused, Silence, Support, Unsupported
 from nemeses.fault import (
     Evidence,
     Fault,
     HealPartition,
+    Join,
     Kill,
+    Leave,
     Partition,
     Pause,
     PowerLoss,
+    Replace,
     ResetClocks,
     Restart,
     Resume,
+    SettleRing,
     Skew,
 )
 from store.runtime import Runtime
@@ -510,6 +514,8 @@ class SimWorld:
                 return self._skew(offsets_ns, injected_ns)
             case ResetClocks():
                 return self._reset_clocks(injected_ns)
+            case Join() | Leave() | Replace() | SettleRing():
+                raise Unsupported("a ring is changed by the system under test, not by the world")
 
     def _evidence(
         self,

@@ -35,6 +35,7 @@ def config(settings: Settings, node: str, peers: dict[str, str]) -> Config:
     return Config(
         node=node,
         peers=peers,
+        members=tuple(list(peers)[: settings.nodes]) if settings.spares else (),
         n=settings.n,
         r=settings.r,
         w=settings.w,
@@ -79,6 +80,9 @@ def guarantees(settings: Settings) -> dict[str, Any]:
     if settings.reap_after_seconds <= settings.time_seconds + REAPED_LATER_SECONDS:
         # What one replica has reaped and another has not yet is sent once more.
         promised["convergence"] |= {"reaps": True, "comes_to_rest": False}
+    if "membership" in settings.nemesis:
+        # A hint whose target has left goes to others, and one on a node that was replaced is gone with it.
+        promised["convergence"] |= {"delivery": False, "one_ring": True}
     return promised
 
 

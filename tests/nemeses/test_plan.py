@@ -7,17 +7,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.sim.draws import Draws
-from nemeses import partition
+from nemeses import membership, partition
 from nemeses.fault import (
     FAMILIES,
     HealPartition,
+    Join,
     Kill,
+    Leave,
     Partition,
     Pause,
     PowerLoss,
+    Replace,
     ResetClocks,
     Restart,
     Resume,
+    SettleRing,
 )
 from nemeses.plan import healers, is_harm, plan, undo
 
@@ -77,6 +81,8 @@ def test_every_harm_is_healed_before_the_family_strikes_again_and_at_the_end(
     standing: dict[str, object] = {}
     for timed in plan(families, FIVE, 20 * SECOND, 2 * SECOND, Draws(seed)):
         fault = timed.fault
+        if isinstance(fault, Join | Leave | Replace):
+            continue  # goes on until it is complete
         if is_harm(fault):
             kind = "process" if isinstance(fault, Kill | Pause | PowerLoss) else type(fault).__name__
             assert kind not in standing or (isinstance(fault, Partition) and fault.shape == "half-healed")
@@ -118,3 +124,44 @@ def test_over_many_seeds_every_shape_and_mode_is_drawn() -> None:
     assert {p.shape for p in drawn} == set(partition.SHAPES)
     assert {p.mode for p in drawn} == {"drop", "reject"}
     assert all(isinstance(p, Partition) and p.blocked for p in drawn)
+
+
+@given(st.integers(0, 2**31), st.booleans())
+def test_changes_of_the_ring_make_sense_one_after_the_other_and_at_most_one_member_is_lost(
+    seed: int, replaces: bool
+) -> None:
+    inside: set[str] = set(FIVE)
+    outside, dead = {"x", "y"}, set[str]()
+    for number in range(1, 13):
+        change = membership.change(FIVE, ("x", "y"), Draws(seed), number, replaces=replaces)
+        match change:
+            case Join(node):
+                assert node in outside
+                inside.add(node)
+                outside.discard(node)
+            case Leave(node):
+                assert node in inside
+                inside.discard(node)
+                outside.add(node)
+            case Replace(gone, node):
+                assert replaces
+                assert gone in inside
+                assert node in outside
+                assert not dead
+                dead.add(gone)
+                inside.discard(gone)
+                inside.add(node)
+                outside.discard(node)
+            case None:
+                raise AssertionError("somebody can always join or leave here")
+        assert len(inside) >= membership.MEMBERS_MIN
+
+
+def test_changes_of_the_ring_are_settled_last_when_nothing_is_cut_and_nobody_is_dead() -> None:
+    events = plan(
+        ("membership", "kill"), FIVE, 60 * SECOND, 2 * SECOND, Draws(3), spares=("x", "y"), replaces=True
+    )
+    made = [e.fault for e in events if isinstance(e.fault, Join | Leave | Replace)]
+    assert len(made) > 5
+    assert not [e for e in events if isinstance(e.fault, SettleRing)]
+    assert healers(("membership", "kill", "partition"), FIVE)[-1] == SettleRing()
