@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store import versions
-from store.versions import EMPTY, BadContext, Record, put, sync, sync_lww
+from store.versions import EMPTY, SECOND_NS, BadContext, Record, put, sync, sync_lww
 
 ACTORS = 3
 
@@ -84,7 +84,7 @@ def test_absent_and_zero_are_the_same_clock() -> None:
 def test_truncation_drops_the_oldest_entries_but_never_a_live_dot() -> None:
     record = EMPTY
     for actor in range(1, 13):
-        record = put(record, record.clock, actor, 100 - actor, b"x")
+        record = put(record, record.clock, actor, (100 - actor) * SECOND_NS, b"x")
     assert len(record.clock) == 10
     assert record.truncated
     # Actor 12 has the oldest timestamp of all, and the only live dot.
