@@ -103,13 +103,17 @@ function metricPanel(run, chart) {
           g.stroke();
           g.setLineDash([]);
         }
+        let free = -Infinity;
         for (const [name, fired, over] of chart.alerts) {
           const from = pen.x(fired), to = over === null ? pen.right : pen.x(over);
           if (to < pen.left || from > pen.right) continue;
           g.fillStyle = theme.fail;
           g.fillRect(from, 2, Math.max(3, to - from), 3);
           g.fillRect(from, 2, 1.5, base - 2);
-          pen.text(`${name} fires`, Math.max(from, pen.left) + 5, 11, { size: 10, color: theme.fail, weight: 600, halo: theme.surface });
+          const start = Math.max(from, pen.left) + 5, words = `${name} fires`;
+          if (start < free) continue;
+          pen.text(words, start, 11, { size: 10, color: theme.fail, weight: 600, halo: theme.surface });
+          free = start + g.measureText(words).width + 8;
         }
       });
     },
