@@ -15,12 +15,15 @@ import uvloop
 from store.api import traced
 from store.config import Config
 from store.node import Node
+from store.runtime import DiskError
 from store.server.clients import REFUSED_MAX, HttpConnection, HttpServer
 from store.server.disk import CannotServe
 from store.server.peers import Incoming
 from store.server.runtime import RealRuntime
 
 SWEEP_SECONDS = 0.5
+CLOSE_SECONDS_MAX = 10.0
+"""How long the disk may take for the last sync before the process ends without it."""
 DESCRIPTORS_KEPT = REFUSED_MAX + 256
 """Open files that clients may not use up: refused ones, peers, the log, the loop's own."""
 
@@ -66,7 +69,12 @@ async def _serve(config: Config) -> None:
     http = HttpServer(config, node.api.handle, node.metrics, loop, runtime.log)
     http.connections_max = _descriptors(runtime, config.http_connections_max)
 
-    await node.start()
+    try:
+        await node.start()
+    except DiskError as problem:
+        raise CannotServe(
+            f"cannot recover from the data directory {config.directory}: {problem}; mend it, or name another in `directory`"
+        ) from problem
     peer_listener = await loop.create_server(lambda: Incoming(runtime.net), sock=peer_socket, backlog=128)
     http_listener = await loop.create_server(lambda: HttpConnection(http), sock=http_socket, backlog=1024)
     # What is alive now lives as long as the node: the collector need not look at it again.
@@ -90,7 +98,14 @@ async def _serve(config: Config) -> None:
     peer_listener.close()
     runtime.net.close()
     runtime.net.complain.flush()
-    await node.log.close()
+    try:
+        async with asyncio.timeout(CLOSE_SECONDS_MAX):
+            await node.log.close()
+    except (TimeoutError, DiskError) as problem:
+        runtime.log(
+            f"stopped without a closing mark, {problem or 'the disk being too slow'}: as if killed, nothing is lost"
+        )
+        return
     runtime.disk.close()
     runtime.log("stopped")
 

@@ -106,3 +106,16 @@ def test_a_directory_that_cannot_be_used_is_one_sentence(tmp_path: Path) -> None
     status, _, complaint = python_m_store("--config", configured(tmp_path, directory=str(tmp_path / "file")))
     assert (status, complaint.count("\n")) == (254, 1)
     assert complaint.startswith("cannot use the data directory")
+
+
+def test_a_directory_whose_log_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with NodeProcesses(tmp_path) as ring:
+        ring.stop("b")
+        names = [file.name for file in (tmp_path / "b").iterdir() if file.name.startswith("log")]
+    (tmp_path / "x").mkdir()
+    for name in names:
+        (tmp_path / "x" / name).symlink_to(tmp_path / "nowhere" / name)
+    status, _, complaint = python_m_store("--config", configured(tmp_path, directory=str(tmp_path / "x")))
+    assert (status, complaint.count("Traceback")) == (254, 0), complaint
+    assert f"cannot recover from the data directory {tmp_path / 'x'}" in complaint
