@@ -55,6 +55,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     hinted_handoff: bool = True
     anti_entropy: bool = True
     anti_entropy_interval_seconds: float = 2.0
+    anti_entropy_rebuild_seconds: float = 3_600.0
     mixed_hashes: bool = False
     reap_after_seconds: float = 3600.0
     sloppy: bool = True
@@ -319,6 +320,13 @@ OPTIONS: tuple[Option, ...] = (
         field="anti_entropy_interval_seconds",
     ),
     Option(
+        "anti-entropy-rebuild",
+        _duration,
+        "DURATION",
+        "how often a node reads its disk back, to find and mend what has rotted there",
+        field="anti_entropy_rebuild_seconds",
+    ),
+    Option(
         "mixed-hashes",
         _switch,
         "",
@@ -514,6 +522,10 @@ def _contradictions(s: Settings) -> tuple[tuple[bool, str], ...]:
         (
             s.reap_after_seconds < 0.1,
             f"reap-after={s.reap_after_seconds:g}s leaves nothing but work: choose 100ms or more",
+        ),
+        (
+            s.anti_entropy_rebuild_seconds < 0.001,
+            f"anti-entropy-rebuild={s.anti_entropy_rebuild_seconds:g}s would never rest: choose 1ms or more",
         ),
         (s.rate <= 0, f"rate={s.rate:g} asks nothing: choose more than 0 operations per second"),
         (s.concurrency < 1, f"concurrency={s.concurrency} leaves no client: choose at least 1"),

@@ -11,7 +11,8 @@ against somebody who chooses records to collide.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from itertools import islice
 
 from xxhash import xxh3_64_intdigest
 
@@ -25,6 +26,9 @@ WHOLE = (1 << 64) - 1
 
 BULK_MIN = 4_096
 """From so many entries or leaves on numpy is worth its calls, and its import."""
+
+BULK_MAX = 1 << 16
+"""Entries at a time: more would be no faster, and take a hundred bytes each meanwhile."""
 
 
 def entry_hash(key_token: int, record: bytes, version: int = HASH_VERSION) -> int:
@@ -63,13 +67,15 @@ class Tree:
     def add(self, keys: Collection[bytes], records: Collection[bytes]) -> None:
         """Adds entries that the tree does not hold."""
         if len(keys) >= BULK_MIN:
-            self._add_bulk(keys, records)
+            key, record = iter(keys), iter(records)
+            while batch := list(islice(key, BULK_MAX)):
+                self._add_bulk(batch, islice(record, BULK_MAX))
             return
         for key, record in zip(keys, records, strict=True):
             key_token = token(key)
             self.change(key_token, entry_hash(key_token, record, self._version))
 
-    def _add_bulk(self, keys: Collection[bytes], records: Collection[bytes]) -> None:
+    def _add_bulk(self, keys: list[bytes], records: Iterable[bytes]) -> None:
         import numpy as np  # noqa: PLC0415  # small stores never need it, and a node's start should not wait for it
 
         salt = self._version - HASH_VERSION

@@ -47,6 +47,7 @@ def config(settings: Settings, node: str, peers: dict[str, str]) -> Config:
         read_repair=settings.read_repair,
         anti_entropy=settings.anti_entropy,
         hash_version=HASH_VERSION + (settings.mixed_hashes and sorted(peers).index(node) % 2),
+        anti_entropy_rebuild_ms=int(settings.anti_entropy_rebuild_seconds * 1_000),
         anti_entropy_interval_ms=int(settings.anti_entropy_interval_seconds * 1_000),
         reap_after_ms=int(settings.reap_after_seconds * 1_000),
         reap_interval_ms=int(min(settings.reap_after_seconds * 250, REAP_INTERVAL_MS_MAX)),
