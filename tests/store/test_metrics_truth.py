@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 import pytest
 from cluster import SECOND, Cluster
 
@@ -339,3 +340,31 @@ def test_building_a_large_tree_takes_the_time_of_its_rests() -> None:
         assert (await c.shown("n1"))["dynamo_merkle_tree_build_seconds"] >= 0.002
 
     play(scene, anti_entropy=False)
+
+
+def test_status_has_the_names_that_the_literature_uses_and_the_values_of_the_page() -> None:
+    async def scene(c: Scene) -> None:
+        homes = await c.homes("k")
+        await c.world.inject(Kill(tuple(homes[1:])))
+        for turn in range(8):
+            reply = await c.ask(homes[0], "PUT", "/kv/b/k?pw=2&timeout_ms=300", b"%d" % turn)
+            assert reply.status == 503
+        status: Any = msgspec.json.decode((await c.ask(homes[0], "GET", "/status")).body)
+        shown = await c.shown(homes[0])
+        seconds = c.world.now_ns() / 1e9  # the window reaches back to the node's start
+        assert status["quorum_failures_per_sec"] == pytest.approx(8 / seconds, rel=0.05)
+        pending = [value for series, value in shown.items() if "hinted_handoff_pending" in series]
+        assert status["hinted_handoff_pending"] == sum(pending)
+        assert status["consistency_horizon_seconds"] == pytest.approx(
+            shown["dynamo_consistency_horizon_seconds"], abs=0.01
+        )
+        lags = [value for series, value in shown.items() if series.startswith("dynamo_anti_entropy_lag")]
+        assert status["anti_entropy_lag_seconds"] == pytest.approx(max(lags), abs=0.01)
+        assert status["merkle_tree_build_latency_ms"] == 1_000 * shown["dynamo_merkle_tree_build_seconds"]
+        assert status["read_repairs"] == shown["dynamo_read_repairs_total"]
+        assert status["counts"]["replica_writes"] == shown["dynamo_replica_writes_total"]
+        await c.world.sleep(25 * SECOND)
+        status = msgspec.json.decode((await c.ask(homes[0], "GET", "/status")).body)
+        assert status["quorum_failures_per_sec"] == 0
+
+    play(scene)
