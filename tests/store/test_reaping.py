@@ -6,12 +6,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
+import pytest
 import ringed
 from cluster import SECOND, Cluster
 
 from harness.sim.world import SimWorld
-from nemeses.fault import Kill, PowerLoss, Restart
-from store.config import Config
+from nemeses.fault import Kill, PowerLoss, Restart, Skew
+from store.config import Bucket, Config
 from store.node import Node
 
 NODES = ("n1", "n2", "n3", "n4", "n5")
@@ -183,3 +184,44 @@ def test_nothing_is_reaped_until_a_join_is_over_and_then_the_new_node_is_asked_t
         assert await holders(c, "k2", ringed.MEMBERS) != []
 
     ringed.play(scene, **QUICK)
+
+
+def test_a_bucket_gives_its_values_a_time_to_live_unless_the_request_says_otherwise() -> None:
+    async def scene(c: Cluster) -> None:
+        await c.ask("n1", "PUT", "/kv/b/short", b"v")
+        await c.ask("n1", "PUT", "/kv/b/long?ttl_seconds=9", b"v")
+        await c.ask("n1", "PUT", "/kv/b/ever?ttl_seconds=0", b"v")
+        await c.ask("n1", "PUT", "/kv/other/ever", b"v")
+
+        async def there() -> list[str]:
+            paths = ("/kv/b/short", "/kv/b/long", "/kv/b/ever", "/kv/other/ever")
+            return [path for path in paths if (await c.ask("n2", "GET", path)).status == 200]
+
+        await c.world.sleep(SECOND)
+        assert await there() == ["/kv/b/long", "/kv/b/ever", "/kv/other/ever"]
+        await c.world.sleep(9 * SECOND)
+        assert await there() == ["/kv/b/ever", "/kv/other/ever"]
+
+    play(scene, buckets={"b": Bucket(ttl_seconds=1)})
+
+
+def test_nodes_hide_an_expired_value_as_much_apart_as_their_clocks_are() -> None:
+    async def scene(c: Cluster) -> None:
+        homes = await c.homes("k")
+        ahead = next(n for n in NODES if n not in homes)
+        await c.world.inject(Skew({ahead: 60 * SECOND}))
+        await c.ask(homes[0], "PUT", "/kv/b/k?ttl_seconds=30", b"v")
+        for node in NODES:
+            assert (await c.ask(node, "GET", "/kv/b/k")).status == (404 if node == ahead else 200)
+
+    play(scene)
+
+
+@pytest.mark.parametrize("text", ["x", "-1", "1.5", "100000001", ""])
+def test_a_time_to_live_that_is_no_number_of_seconds_is_refused(text: str) -> None:
+    async def scene(c: Cluster) -> None:
+        for node in NODES:
+            assert (await c.ask(node, "PUT", f"/kv/b/k?ttl_seconds={text}", b"v")).status == 400
+        assert await holders(c, "k") == []
+
+    play(scene)
