@@ -96,8 +96,17 @@ def mistakes(config: Config) -> list[str]:
         found.append(
             "`frame_bytes_max` must have room for `value_bytes_max` and three times `siblings_bytes_max`"
         )
-    if config.n > len(config.peers):
-        found.append(f"`n` is {config.n}, but `peers` names only {len(config.peers)} nodes")
+    for name in config.members:
+        if name not in config.peers:
+            found.append(f"`members` names {name!r}, whose address `peers` does not have")
+    if config.join and len(config.peers) < 2:
+        found.append("`join` needs a member of the ring among `peers`")
+    if config.join and config.node in config.members:
+        found.append(f"`members` names this node, {config.node!r}, which is to `join` them only now")
+    if not config.join and config.n > len(config.members or config.peers):
+        found.append(
+            f"`n` is {config.n}, but the ring begins with only {len(config.members or config.peers)} nodes"
+        )
     for field in _POSITIVE:
         if getattr(config, field) < 1:
             found.append(f"`{field}` must be at least 1")

@@ -129,7 +129,7 @@ class Membership:
         state = self._free()
         if node in state.members:
             raise NotNow(f"{node} is a member already")
-        members = {**state.members, node: address}
+        members = {**state.members, node: self._address_of(node, address)}
         return self._begin(state, members, Change("join", node, "", ring.owners_with(state.owners, node)))
 
     def begin_leave(self, node: str) -> Future:
@@ -154,9 +154,19 @@ class Membership:
             raise NotNow(f"{node} is a member already")
         if dead == self._config.node:
             raise NotNow(f"{dead} lives: ask another node, or let it leave")
-        members = {**{m: a for m, a in state.members.items() if m != dead}, node: address}
+        members = {m: a for m, a in state.members.items() if m != dead}
+        members[node] = self._address_of(node, address)
         owners = ring.owners_replaced(state.owners, dead, node)
         return self._begin(state, members, Change("replace", node, dead, owners))
+
+    def _address_of(self, node: str, address: str) -> str:
+        """What was given, or what the configuration knows."""
+        address = address or self._config.peers.get(node, "")
+        host, _, port = address.rpartition(":")
+        real = bool(self._config.peers.get(self._config.node))  # in a simulation nobody has any
+        if real and not (host and port.isascii() and port.isdigit() and 0 < int(port) < 65_536):
+            raise NotNow(f"the address of {node} must be host:port, not {address!r}")
+        return address
 
     def _free(self) -> State:
         state = self._ring.state

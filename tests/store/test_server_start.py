@@ -47,7 +47,7 @@ def test_the_example_is_a_configuration() -> None:
     [
         ({"node": "z"}, "`peers` must also name this node, 'z'"),
         ({"peers": {"a": "here", "b": "h:1", "c": "h:1"}}, "the address of 'a' in `peers` must be host:port, not 'here'"),
-        ({"n": 4}, "`n` is 4, but `peers` names only 3 nodes"),
+        ({"n": 4}, "`n` is 4, but the ring begins with only 3 nodes"),
         ({"w": 4}, "`w` must be from 1 to n, which is 3"),
         ({"r": 0}, "`r` must be from 1 to n, which is 3"),
         ({"http_port": 70_000}, "`http_port` must be from 0 (any free port) to 65535"),
