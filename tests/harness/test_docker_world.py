@@ -14,6 +14,7 @@ from harness.docker import links
 from harness.docker.node import Node, NotReady
 from harness.docker.shell import Reply
 from harness.docker.world import DockerWorld
+from harness.samples import parse
 from harness.world import Refused, Silence, Unsupported
 from nemeses.fault import (
     HealPartition,
@@ -122,6 +123,25 @@ def test_every_node_answers_and_knows_its_name(world: DockerWorld, run: Run[Any]
 
     for node, answer in zip(NODES, run(statuses()), strict=True):
         assert f'"node":"{node}"'.encode() in answer
+
+
+def test_metrics_are_scraped_and_a_node_that_is_paused_or_dead_gives_none(
+    world: DockerWorld, run: Run[Any]
+) -> None:
+    async def play() -> tuple[list[bytes | None], bytes | None]:
+        assert await ask(world, "n1", put("scraped")) == 204
+        await world.inject(Pause(("n2",)))
+        await world.inject(Kill(("n3",)))
+        during = [await world.scrape(node) for node in ("n1", "n2", "n3")]
+        await mend(world)
+        return during, await world.scrape("n2")
+
+    (alive, paused, dead), again = run(play())
+    assert alive is not None
+    assert parse(alive)['dynamo_request_seconds_count{op="put"}'] >= 1
+    assert (paused, dead) == (None, None)
+    assert again is not None
+    assert "dynamo_consistency_horizon_seconds" in parse(again)
 
 
 def test_halves_stop_the_quorum_across_them_and_only_there(world: DockerWorld, run: Run[Any]) -> None:
