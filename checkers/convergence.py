@@ -2,8 +2,8 @@
 
 Agreement is judged at stage `read` where `{"after": "full-read"}` is promised, at stage `quiet`, before any read could
 repair, where `{"after": "handoff"}` or `{"after": "anti-entropy"}` is, and else only counted. Delivery: each id of a hint
-that was once seen durable, or a descendant of it, is at its target at stage `quiet`. Where `comes_to_rest` is promised,
-anti-entropy stops sending keys once nothing is written.
+that was once seen durable, or a descendant of it, is at its target at stage `quiet`; not judged where `{"delivery": false}`
+says so. Where `comes_to_rest` is promised, anti-entropy stops sending keys once nothing is written.
 """
 
 from __future__ import annotations

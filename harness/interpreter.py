@@ -30,18 +30,15 @@ from nemeses.fault import (
     Harm,
     HealPartition,
     Join,
-    Kill,
     Leave,
-    Partition,
-    Pause,
-    PowerLoss,
+    MendDisk,
     Replace,
     ResetClocks,
     Restart,
     Resume,
     RingFault,
     SettleRing,
-    Skew,
+    Snapshot,
 )
 from workloads.client import Client, Clients
 
@@ -101,12 +98,14 @@ class FaultNemesis:
         except Unsupported as problem:
             return op.completed("fail", error=str(problem))
         match fault:
-            case Partition() | Kill() | PowerLoss() | Pause() | Skew():
-                self.standing[op.f] = None
+            case Snapshot():
+                pass
+            case MendDisk():
+                self._healed("rot", "fail-fsync", "slow-fsync", "fill-disk")
             case HealPartition():
                 self._healed("partition")
             case Restart():
-                self._healed("kill", "power-loss")
+                self._healed("kill", "power-loss", "wipe", "rollback")
             case Resume():
                 self._healed("pause")
             case ResetClocks():
@@ -116,6 +115,8 @@ class FaultNemesis:
             case Join() | Leave() | Replace():
                 if evidence.verified:
                     self.standing[op.f] = None
+            case _:
+                self.standing[op.f] = None
         return op.completed("ok", msgspec.to_builtins(evidence))
 
     async def _inject(self, fault: Fault) -> Evidence:

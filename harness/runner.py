@@ -35,7 +35,8 @@ from history.journal import Journal, MemoryJournal, Sink, read
 from history.op import NEMESIS, PROBE, Op, Process
 from history.recorder import Recorder
 from history.schedule import Schedule, Scripted, TimedFault
-from nemeses.plan import Timed, healers, plan
+from nemeses.fault import DESTRUCTIVE
+from nemeses.plan import Timed, budget, healers, plan
 from store.node import Node
 from workloads import WORKLOADS
 from workloads.workload import Options, Workload
@@ -131,14 +132,17 @@ def sentence(verdict: Valid, verdicts: list[Verdict]) -> str:
 
 def faults_of(settings: Settings, seed: int) -> list[Timed]:
     """Every fault that a run with this seed will ask for, in order; what `--dry-run` prints."""
+    names, draw = node_names(settings), Draws(seed)
     return plan(
         settings.nemesis,
-        node_names(settings),
+        names,
         int(settings.time_seconds * 1e9),
         int(settings.nemesis_interval_seconds * 1e9),
-        Draws(seed),
+        draw,
+        destructible=None if settings.unrestricted else budget(names, settings.w_min, draw),
         spares=spare_names(settings),
-        replaces=settings.w > 1,
+        # Whoever is replaced is lost as a wiped disk is: one budget for both.
+        replaces=settings.w > 1 and not set(DESTRUCTIVE) & set(settings.nemesis),
     )
 
 
@@ -370,7 +374,9 @@ class _Run:
         )
 
     def _connection(self, node: str, client: str) -> dynamo.DynamoConnection:
-        return dynamo.DynamoConnection(self.world.transport(node, client=client), node)
+        return dynamo.DynamoConnection(
+            self.world.transport(node, client=client), node, self.settings.value_bytes
+        )
 
     async def _heal(self) -> None:
         self._phase("heal")

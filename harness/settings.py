@@ -11,7 +11,7 @@ from typing import Any, Literal, cast, get_args
 
 import msgspec
 
-from nemeses.fault import FAMILIES
+from nemeses.fault import DESTRUCTIVE, FAMILIES
 from nemeses.membership import MEMBERS_MIN
 
 World = Literal["sim", "docker"]
@@ -59,6 +59,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mixed_hashes: bool = False
     reap_after_seconds: float = 3600.0
     sloppy: bool = True
+    value_bytes: int = 0
+    log_segment_bytes: int = 65_536
+    unrestricted: bool = False
     checkers: tuple[str, ...] | None = None
     """None: those that the workload names."""
     combination: str | None = None
@@ -68,6 +71,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     leave_running: bool = False
     store_path: str | None = None
     """The directory that holds a patched copy of the package `store`, for worlds that mount it; never written down."""
+
+    @property
+    def w_min(self) -> int:
+        """The smallest w of any write: the workload of sessions draws its own."""
+        return 1 if self.workload == "sessions" else self.w
 
     @property
     def title(self) -> str:
@@ -340,6 +348,19 @@ OPTIONS: tuple[Option, ...] = (
         field="reap_after_seconds",
     ),
     Option("sloppy", _switch, "", "quorums may use fallbacks, or home replicas only", off="strict"),
+    Option("value-bytes", _integer, "COUNT", "pad every value that is written to so many bytes"),
+    Option(
+        "log-segment-bytes",
+        _integer,
+        "COUNT",
+        "how large a file of a node's log may grow; small ones are merged soon",
+    ),
+    Option(
+        "unrestricted",
+        _switch,
+        "",
+        "let destructive faults hit any node: then losses are counted, not judged",
+    ),
     Option("checkers", _names, "NAMES", "judge by these only, commas between them", kind="checker"),
     Option("name", _text, "NAME", "what to call the run"),
     Option("runs", _text, "DIRECTORY", "where run folders go"),
@@ -491,6 +512,7 @@ def validate(s: Settings) -> None:
 def _contradictions(s: Settings) -> tuple[tuple[bool, str], ...]:
     cannot = [f for f in s.nemesis if f not in FAMILIES_OF[s.world]]
     can = ",".join(FAMILIES_OF[s.world])
+    destructive = [f for f in s.nemesis if f in DESTRUCTIVE]
     fixed = _fixed_by_scene(s)
     return (
         (
@@ -533,6 +555,24 @@ def _contradictions(s: Settings) -> tuple[tuple[bool, str], ...]:
         (
             "membership" in s.nemesis and not s.spares and s.nodes <= MEMBERS_MIN,
             f"membership needs somebody who can join or leave: choose spares=1 or more than {MEMBERS_MIN} nodes",
+        ),
+        (
+            not 0 <= s.value_bytes <= 1 << 20,
+            f"value-bytes={s.value_bytes} is no size of a value: choose 0 to {1 << 20}",
+        ),
+        (
+            s.log_segment_bytes < 512,
+            f"log-segment-bytes={s.log_segment_bytes} holds no record: choose at least 512",
+        ),
+        (
+            "rollback" in s.nemesis and s.reap_after_seconds < s.time_seconds and not s.unrestricted,
+            "a rollback to before a reap brings back what everybody had agreed to forget, which no store can tell from news:"
+            " raise reap-after above time, or say --unrestricted and have losses counted",
+        ),
+        (
+            s.w_min < 2 and bool(destructive) and not s.unrestricted,
+            f"{', '.join(destructive)} may destroy the only copy of a write where w=1 is enough: raise w, choose another"
+            " workload than sessions, or say --unrestricted and have losses counted",
         ),
         (s.keys < 1, f"keys={s.keys} leaves nothing to read or write: choose at least 1"),
         (

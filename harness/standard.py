@@ -138,6 +138,46 @@ COMBINATIONS: dict[str, Combination] = {
             anti_entropy=False,
         ),
         _cell(
+            "power-kill",
+            "Kills and power losses meet: what a kill left in the page cache is believed only once it is synced.",
+            "register",
+            "power,kill,partition",
+            value_bytes=3_000,  # longer than a sector, so that frames are torn
+            log_segment_bytes=16_384,
+        ),
+        _cell(
+            "merges",
+            "Small files are merged all the time, keys forgotten and made again, and nodes killed in the midst of it.",
+            "deletes",
+            "kill,partition",
+            keys=200,  # most stay deleted, so that what comes back is there at the end
+            reap_after_seconds=0.3,
+            log_segment_bytes=1_024,
+        ),
+        _cell(
+            "disk-lost",
+            "One node's disk is wiped, or an old copy of it put back: no dot is made twice.",
+            "register",
+            "wipe,rollback,partition",
+        ),
+        _cell(
+            "disk-rot",
+            "One node's disk rots, while it runs and while it does not.",
+            "register",
+            "rot,kill,partition",
+            log_segment_bytes=2_048,
+        ),
+        _cell(
+            "disk-errors",
+            "Fsyncs fail and disks fill up: a node that cannot write ends itself, and starts again with what was safe.",
+            "register",
+            "fsync,disk-full,power",
+            log_segment_bytes=4_096,
+            keys=150,  # few writes are overwritten, so that one that was believed too soon is missed
+            read_repair="off",
+            anti_entropy=False,  # either would heal what was believed too soon
+        ),
+        _cell(
             "lww",
             "Last writer wins: its losses are counted.",
             "set",

@@ -93,11 +93,96 @@ RingChange = Join | Leave | Replace
 RingFault = RingChange | SettleRing
 """Those that the system under test makes, and not the world."""
 
+
+class Wipe(msgspec.Struct, frozen=True, tag="wipe", tag_field="fault"):
+    """The process is gone, and its disk is empty."""
+
+    nodes: tuple[str, ...]
+
+
+class Snapshot(msgspec.Struct, frozen=True, tag="snapshot", tag_field="fault"):
+    """Copies the nodes' disks as they are, for a later Rollback. Hurts nobody, heals nothing."""
+
+    nodes: tuple[str, ...]
+
+
+class Rollback(msgspec.Struct, frozen=True, tag="rollback", tag_field="fault"):
+    """The process is gone, and its disk is what the last Snapshot of it shows. Without one nothing happens."""
+
+    nodes: tuple[str, ...]
+
+
+class Rot(msgspec.Struct, frozen=True, tag="rot", tag_field="fault"):
+    """Flips that many bits of what is durable on each node's disk, or makes their sectors unreadable. `stopped`: the process
+    is killed first; otherwise it runs on and does not notice."""
+
+    nodes: tuple[str, ...]
+    flips: int
+    unreadable: bool = False
+    stopped: bool = False
+
+
+class FailFsync(msgspec.Struct, frozen=True, tag="fail-fsync", tag_field="fault"):
+    """The next fsync of a file fails. The pages it was for are dropped and count as clean: the one after would succeed."""
+
+    nodes: tuple[str, ...]
+
+
+class SlowFsync(msgspec.Struct, frozen=True, tag="slow-fsync", tag_field="fault"):
+    """Every fsync takes `factor` times as long."""
+
+    nodes: tuple[str, ...]
+    factor: int
+
+
+class FillDisk(msgspec.Struct, frozen=True, tag="fill-disk", tag_field="fault"):
+    """No room is left: appends fail, after a part of them was written."""
+
+    nodes: tuple[str, ...]
+
+
+class MendDisk(msgspec.Struct, frozen=True, tag="mend-disk", tag_field="fault"):
+    """There is room again, and syncs work as ever; those of the nodes that are not running are started. What was lost or rotten
+    stays so."""
+
+    nodes: tuple[str, ...]
+
+
 Fault = (
-    Partition | HealPartition | Kill | PowerLoss | Restart | Pause | Resume | Skew | ResetClocks | RingFault
+    Partition
+    | HealPartition
+    | Kill
+    | PowerLoss
+    | Restart
+    | Pause
+    | Resume
+    | Skew
+    | ResetClocks
+    | Wipe
+    | Snapshot
+    | Rollback
+    | Rot
+    | FailFsync
+    | SlowFsync
+    | FillDisk
+    | MendDisk
+    | RingFault
 )
 
-Harm = Partition | Kill | PowerLoss | Pause | Skew | RingChange
+Harm = (
+    Partition
+    | Kill
+    | PowerLoss
+    | Pause
+    | Skew
+    | Wipe
+    | Rollback
+    | Rot
+    | FailFsync
+    | SlowFsync
+    | FillDisk
+    | RingChange
+)
 """The faults that hurt; the others heal."""
 
 
@@ -117,7 +202,19 @@ class Evidence(msgspec.Struct, frozen=True):
     fired: int | None = None
 
 
-FAMILIES = ("partition", "kill", "pause", "clock", "power", "membership")
+FAMILIES = (
+    "partition",
+    "kill",
+    "pause",
+    "clock",
+    "power",
+    "wipe",
+    "rollback",
+    "rot",
+    "fsync",
+    "disk-full",
+    "membership",
+)
 """Names for `--nemesis`: which packages exist."""
 
 FAMILY_OF: dict[str, str] = {
@@ -134,4 +231,15 @@ FAMILY_OF: dict[str, str] = {
     "leave": "membership",
     "replace": "membership",
     "settle-ring": "membership",
+    "wipe": "wipe",
+    "snapshot": "rollback",
+    "rollback": "rollback",
+    "rot": "rot",
+    "fail-fsync": "fsync",
+    "slow-fsync": "fsync",
+    "fill-disk": "disk-full",
+    "mend-disk": "disk-full",
 }
+
+DESTRUCTIVE = ("wipe", "rollback", "rot", "fsync")
+"""Families whose faults may take from a node what it acknowledged. Power loss is none: what was synced survives it."""

@@ -9,16 +9,20 @@ from collections.abc import Callable
 
 import msgspec
 
-from nemeses import clock, membership, partition, process
-from nemeses.draw import Draw, between
+from nemeses import clock, disk, membership, partition, process
+from nemeses.draw import Draw, between, shuffled
 from nemeses.fault import (
+    DESTRUCTIVE,
     FAMILY_OF,
+    FailFsync,
     Fault,
+    FillDisk,
     Harm,
     HealPartition,
     Join,
     Kill,
     Leave,
+    MendDisk,
     Partition,
     Pause,
     PowerLoss,
@@ -26,8 +30,12 @@ from nemeses.fault import (
     ResetClocks,
     Restart,
     Resume,
+    Rollback,
+    Rot,
     SettleRing,
     Skew,
+    SlowFsync,
+    Wipe,
 )
 
 
@@ -47,6 +55,11 @@ PACKAGES: dict[str, Package] = {
         Package("pause", process.pause, Resume),
         Package("clock", clock.skew, lambda nodes: ResetClocks()),
         Package("power", process.power_loss, Restart),
+        Package("wipe", disk.wipe, Restart),
+        Package("rollback", disk.rollback, Restart),
+        Package("rot", disk.rot, MendDisk),
+        Package("fsync", disk.fsync, MendDisk),
+        Package("disk-full", disk.fill, MendDisk),
     )
 }
 
@@ -56,8 +69,10 @@ def undo(fault: Harm) -> Fault:
     match fault:
         case Partition():
             return HealPartition()
-        case Kill(nodes) | PowerLoss(nodes):
+        case Kill(nodes) | PowerLoss(nodes) | Wipe(nodes) | Rollback(nodes):
             return Restart(nodes)
+        case Rot(nodes) | FailFsync(nodes) | SlowFsync(nodes) | FillDisk(nodes):
+            return MendDisk(nodes)
         case Pause(nodes):
             return Resume(nodes)
         case Skew():
@@ -74,7 +89,7 @@ def family(fault: Fault) -> str:
     return FAMILY_OF[msgspec.json.decode(msgspec.json.encode(fault))["fault"]]
 
 
-PROCESS = ("kill", "pause", "power")
+PROCESS = ("kill", "pause", "power", "wipe", "rollback", "rot", "fsync", "disk-full")
 """Families that take a process away: one at a time, or the evidence of one would be spoilt by the other."""
 
 
@@ -86,6 +101,12 @@ class Timed(msgspec.Struct, frozen=True, order=True):
     fault: Fault
 
 
+def budget(nodes: tuple[str, ...], w_min: int, draw: Draw) -> tuple[str, ...]:
+    """The nodes that may suffer destructive faults in one run: one less than the copies that every write has at least, since
+    nothing between two of its faults proves that all has been repaired."""
+    return shuffled(nodes, draw, "budget")[: max(0, w_min - 1)]
+
+
 def plan(
     families: tuple[str, ...],
     nodes: tuple[str, ...],
@@ -93,17 +114,21 @@ def plan(
     interval_ns: int,
     draw: Draw,
     *,
+    destructible: tuple[str, ...] | None = None,
     spares: tuple[str, ...] = (),
     replaces: bool = False,
 ) -> list[Timed]:
     """Bursts about every `interval_ns` until `time_ns`; what still stands then is left to `healers`.
 
     In a burst one to three families strike within a fraction of the interval, so that harms overlap. A family strikes
-    again only after its last harm was healed; processes are hit by one of kill, pause and power at a time.
+    again only after its last harm was healed; processes and disks are hit by one family at a time. Destructive faults hit
+    `destructible` alone (None: anybody).
     Changes of the ring are not undone: they go on until they are complete. `spares` can join it; `replaces` says whether
     a node may be replaced as dead.
     """
     events: list[Timed] = []
+    if destructible is not None and not destructible:
+        families = tuple(f for f in families if f not in DESTRUCTIVE)
     busy_until: dict[str, int] = {}
     struck = dict.fromkeys(families, 0)
     number = 0
@@ -128,7 +153,11 @@ def plan(
                     events.append(Timed(start, 3 * number, change))
                     busy_until[lock] = start + hold_ns
                 continue
-            harm = PACKAGES[name].draw((*nodes, *spares), draw, number)
+            targets = (*nodes, *spares) if destructible is None or name not in DESTRUCTIVE else destructible
+            harm = PACKAGES[name].draw(targets, draw, number)
+            if isinstance(harm, Rollback):
+                copy, age_ns = disk.snapshot(harm, interval_ns, draw, number)
+                events.append(Timed(max(0, start - age_ns), 3 * number + 1, copy))
             events.append(Timed(start, 3 * number, harm))
             end = start + hold_ns
             if isinstance(harm, Partition) and draw("half-heal", number) % 2:
@@ -143,7 +172,19 @@ def plan(
 
 def healers(families: tuple[str, ...], nodes: tuple[str, ...]) -> list[Fault]:
     """What ends all harm of these families, in order: links first, then processes, then clocks."""
-    order = ("partition", "pause", "kill", "power", "clock", "membership")
+    order = (
+        "partition",
+        "pause",
+        "disk-full",
+        "fsync",
+        "rot",
+        "kill",
+        "power",
+        "wipe",
+        "rollback",
+        "clock",
+        "membership",
+    )
     heal: list[Fault] = []
     for name in order:
         if name in families:

@@ -6,7 +6,7 @@ from nemeses.draw import Draw, shuffled
 from nemeses.fault import Kill, Pause, PowerLoss
 
 
-def _some(nodes: tuple[str, ...], draw: Draw, what: str, number: int, *, all_too: bool) -> tuple[str, ...]:
+def some(nodes: tuple[str, ...], draw: Draw, what: str, number: int, *, all_too: bool) -> tuple[str, ...]:
     """One node most of the time, sometimes a minority, now and then all of them."""
     choice = draw(what + "-count", number) % 8
     minority = max(1, (len(nodes) - 1) // 2)
@@ -15,15 +15,15 @@ def _some(nodes: tuple[str, ...], draw: Draw, what: str, number: int, *, all_too
 
 
 def kill(nodes: tuple[str, ...], draw: Draw, number: int) -> Kill:
-    return Kill(_some(nodes, draw, "kill", number, all_too=True))
+    return Kill(some(nodes, draw, "kill", number, all_too=True))
 
 
 def pause(nodes: tuple[str, ...], draw: Draw, number: int) -> Pause:
-    return Pause(_some(nodes, draw, "pause", number, all_too=False))
+    return Pause(some(nodes, draw, "pause", number, all_too=False))
 
 
 def power_loss(nodes: tuple[str, ...], draw: Draw, number: int) -> PowerLoss:
     """Every second one takes all nodes at once: a rack, where only what was synced is left anywhere."""
     if draw("power-all", number) % 2:
         return PowerLoss(nodes)
-    return PowerLoss(_some(nodes, draw, "power", number, all_too=False))
+    return PowerLoss(some(nodes, draw, "power", number, all_too=False))

@@ -100,6 +100,7 @@ class Compaction:
         for segment in run:
             if segment.name != target.name:
                 disk.unlink(segment.name)
+        await disk.fsync_dir()
         return True
 
     async def _survey(self, segment: Segment, visit: Visit | None) -> dict[Entry, int]:

@@ -79,11 +79,11 @@ def split(found: list[Found]) -> tuple[list[Found], list[Found], int]:
     for f in found:
         if f.payload is not None and f.payload[:1] == MARK:
             durable = max(durable, int.from_bytes(f.payload[1:], "big"))
-    cut = next((f.offset for f in found if f.payload is None and f.offset >= durable), None)
     end = found[-1].end if found else 0
+    end = next((f.offset for f in found if f.payload is None and f.offset >= durable), end)
     safe = [f for f in found if f.offset < durable]
-    tail = [f for f in found if f.offset >= durable and f.payload is not None and f.end <= (cut or end)]
-    return safe, tail, end if cut is None else cut
+    tail = [f for f in found if f.offset >= durable and f.payload is not None and f.end <= end]
+    return safe, tail, end
 
 
 class Log:

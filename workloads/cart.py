@@ -59,7 +59,7 @@ class ShoppingCart:
 
 def merge(read: Read) -> Cart:
     """All siblings reconciled: everything added, less everything that anybody saw and removed."""
-    carts = [body.decode(value, Cart) for value in read.siblings.values]
+    carts = body.readable(read.siblings.values, Cart)
     added = sorted({tag for cart in carts for tag in cart.added})
     removed = sorted({tag for cart in carts for tag in cart.removed})
     return Cart(0, added, removed)

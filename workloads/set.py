@@ -45,7 +45,7 @@ class GrowingSet:
 
 def merge(read: Read) -> list[int]:
     """The union of all siblings: additions never conflict."""
-    return sorted({e for value in read.siblings.values for e in body.decode(value, Elements).elements})
+    return sorted({e for held in body.readable(read.siblings.values, Elements) for e in held.elements})
 
 
 class _Client:

@@ -67,6 +67,16 @@ def supports(cuts: bool) -> dict[str, Support]:
         Support("pause", "SIGSTOP to the store's process"),
         Support("clock", remedy="Clock faults are made in the simulator only so far: use --world sim."),
         Support("power", remedy="Power loss is made in the simulator only so far: use --world sim."),
+        *(
+            Support(family, remedy=f"{what} in the simulator only so far: use --world sim.")
+            for family, what in (
+                ("wipe", "Disks are wiped"),
+                ("rollback", "Old copies of disks are put back"),
+                ("rot", "Disks rot"),
+                ("fsync", "Fsyncs fail"),
+                ("disk-full", "Disks fill up"),
+            )
+        ),
     ]
     return {support.family: support for support in found}
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 
 import docker.errors
 import docker.types
+import msgspec
 import uvloop
 
 from harness.docker import image, processes, subnets
@@ -26,13 +27,17 @@ from harness.docker.shell import Shell
 from harness.docker.transport import HttpTransport
 from harness.world import Refused, Silence, Support, Unsupported
 from nemeses.fault import (
+    FAMILY_OF,
     Evidence,
+    FailFsync,
     Fault,
+    FillDisk,
     HealPartition,
     Join,
     Kill,
     Leave,
     Link,
+    MendDisk,
     Partition,
     Pause,
     PowerLoss,
@@ -40,8 +45,13 @@ from nemeses.fault import (
     ResetClocks,
     Restart,
     Resume,
+    Rollback,
+    Rot,
     SettleRing,
     Skew,
+    SlowFsync,
+    Snapshot,
+    Wipe,
 )
 
 T = TypeVar("T")
@@ -402,6 +412,17 @@ class DockerWorld:
                     raise Unsupported(self.support("clock").remedy)
                 case PowerLoss():
                     raise Unsupported(self.support("power").remedy)
+                case (
+                    Wipe()
+                    | Snapshot()
+                    | Rollback()
+                    | Rot()
+                    | FailFsync()
+                    | SlowFsync()
+                    | FillDisk()
+                    | MendDisk()
+                ):
+                    raise Unsupported(self.support(FAMILY_OF[msgspec.to_builtins(fault)["fault"]]).remedy)
 
     async def _cut(self, blocked: frozenset[Link], mode: Literal["drop", "reject"] = "drop") -> Evidence:
         assert self._partitioner is not None, "the world has not started"

@@ -6,6 +6,13 @@ from harness.mutants.apply import Mutant, Patch
 from harness.mutants.deletes import DELETES
 from harness.mutants.quorums import QUORUMS
 
+_LIFE_DRAWN = """\
+        self._life = self._runtime.draw("life", self._drawn) >> (64 - LIFE_BITS)
+"""
+_LIFE_OF_THE_NODE = """\
+        self._life = int.from_bytes(self._runtime.node.encode(), "big") & ((1 << LIFE_BITS) - 1)
+"""
+
 _ALL: tuple[Mutant, ...] = (
     Mutant(
         name="hint-pop-first",
@@ -333,6 +340,104 @@ class Read:
             ),
         ),
         combination="membership",
+        seen_by=("convergence", "lost_writes"),
+    ),
+    Mutant(
+        name="no-epoch",
+        sentence="A node goes by one actor id for ever: on a wiped disk it makes its old dots again.",
+        mirrors="riak_kv#679: a vnode that lost its data reuses its id, and acknowledged writes are discarded as old",
+        patches=(
+            Patch(
+                "store/epochs.py",
+                "        return (self._life << EPOCH_BITS) | (self._next - 1)\n",
+                "        return self._life << EPOCH_BITS\n",
+            ),
+            Patch("store/epochs.py", _LIFE_DRAWN, _LIFE_OF_THE_NODE),
+        ),
+        combination="disk-lost",
+        seen_by=("lost_writes", "siblings", "convergence"),
+    ),
+    Mutant(
+        name="epoch-coordinator-only",
+        sentence="A node takes a new epoch where a clock lacks its entry; one that a peer gave back to it is counted on from.",
+        mirrors="riak_kv#1643: a new epoch on coordinating alone misses what came by replication",
+        patches=(
+            Patch(
+                "store/epochs.py",
+                "        return (self._life << EPOCH_BITS) | (self._next - 1)\n",
+                """\
+        return (self._life << EPOCH_BITS) | self._runtime.draw("epoch", self._next) >> (64 - EPOCH_BITS)
+""",
+            ),
+            Patch("store/epochs.py", _LIFE_DRAWN, _LIFE_OF_THE_NODE),
+        ),
+        combination="disk-lost",
+        seen_by=("lost_writes", "siblings", "convergence"),
+    ),
+    Mutant(
+        name="timestamp-actor",
+        sentence="A node goes by the second in which it started: two that start together make the same dots.",
+        mirrors="riak_kv#1865: actor ids from timestamps collide",
+        patches=(
+            Patch(
+                "store/epochs.py",
+                _LIFE_DRAWN,
+                "        self._life = self._runtime.clock.wall_ns() // 1_000_000_000\n",
+            ),
+        ),
+        combination="register",
+        seen_by=("lost_writes", "siblings", "convergence"),
+    ),
+    Mutant(
+        name="replay-ignores-crc",
+        sentence="Recovery believes a frame whose check does not fit.",
+        mirrors="bitcask#212: corrupt entries are read back",
+        patches=(
+            Patch(
+                "store/frames.py",
+                """\
+        if _crc(payload, (self._seed ^ offset * _SPREAD ^ length) & 0xFFFFFFFF) != check:
+            return 0, None
+""",
+                "        assert check >= 0\n",
+            ),
+        ),
+        combination="disk-rot",
+        seen_by=("lost_writes", "convergence", "availability"),
+    ),
+    Mutant(
+        name="merge-drops-tombstone",
+        sentence="A merge drops what says that a key is forgotten, although an older file still holds the key.",
+        mirrors="bitcask#82: deleted keys come back after a merge and a restart",
+        patches=(
+            Patch(
+                "store/compaction.py",
+                "any(s.may_hold(entry) for s in older) if isinstance(entry, int) else bool(older)\n",
+                "any(s.may_hold(entry) for s in older) if isinstance(entry, int) else False\n",
+            ),
+        ),
+        combination="merges",
+        seen_by=("resurrection", "convergence", "lost_writes"),
+    ),
+    Mutant(
+        name="open-without-fsync",
+        sentence="Recovery believes what the page cache shows, without writing it anew.",
+        mirrors="the fsync troubles of 2018: pages that a failed fsync dropped are read back as if they were safe",
+        patches=(
+            Patch(
+                "store/log.py",
+                """\
+        if not tail or end < size or tail[-1].payload != mark(tail[-1].offset):
+            await self._rewrite(segment, end)
+""",
+                """\
+        if end < size:
+            self._disk.truncate(segment.name, end)
+            segment.size = end
+""",
+            ),
+        ),
+        combination="disk-errors",
         seen_by=("convergence", "lost_writes"),
     ),
 )

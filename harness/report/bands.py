@@ -13,14 +13,38 @@ from history.history import NEVER, History, Operation
 from history.op import NEMESIS
 from nemeses.fault import FAMILY_OF
 
-FAMILIES = ("partition", "kill", "power", "pause", "clock", "other")
+FAMILIES = (
+    "partition",
+    "kill",
+    "power",
+    "pause",
+    "clock",
+    "disk",
+    "other",
+)
 """In the order in which bands are drawn; `other` is what foreign histories call their own."""
 
 _HEALS = {
     "heal-partition": ("partition",),
-    "restart": ("kill", "power"),
+    "restart": ("kill", "power", "disk"),
+    "mend-disk": ("disk",),
     "resume": ("pause",),
     "reset-clocks": ("clock",),
+}
+
+
+_DISKS = ("wipe", "rollback", "rot", "fsync", "disk-full")
+
+_SUFFERED = {
+    "kill": "killed",
+    "power-loss": "power lost",
+    "pause": "paused",
+    "wipe": "disk wiped",
+    "rollback": "disk rolled back",
+    "rot": "disk rots",
+    "fail-fsync": "fsync fails",
+    "slow-fsync": "fsync slow",
+    "fill-disk": "disk full",
 }
 
 
@@ -54,12 +78,15 @@ class Band(msgspec.Struct, frozen=True, kw_only=True):
 def bands(history: History, operations: Sequence[Operation]) -> list[Band]:
     """Every harm in the order in which it was asked for."""
     faults = [o for o in operations if o.process == NEMESIS]
-    return [_band(history, faults, i) for i, o in enumerate(faults) if o.f not in _HEALS]
+    return [
+        _band(history, faults, i) for i, o in enumerate(faults) if o.f not in _HEALS and o.f != "snapshot"
+    ]
 
 
 def _band(history: History, faults: list[Operation], position: int) -> Band:
     harm = faults[position]
     family = FAMILY_OF.get(harm.f, "other")
+    family = "disk" if family in _DISKS else family
     asked = mapping(harm.invoke.value)
     evidence = mapping(harm.complete.value) if harm.complete is not None else {}
     notes, label = _suffered(harm, asked, history.header.nodes)
@@ -117,8 +144,8 @@ def _suffered(harm: Operation, asked: Mapping[str, Any], nodes: Sequence[str]) -
     match harm.f:
         case "partition":
             return _partition(asked, nodes)
-        case "kill" | "power-loss" | "pause":
-            word = {"kill": "killed", "power-loss": "power lost", "pause": "paused"}[harm.f]
+        case _ if harm.f in _SUFFERED:
+            word = _SUFFERED[harm.f]
             hit = names(asked.get("nodes"))
             return dict.fromkeys(hit, word), f"{harm.f} {' '.join(hit)}"
         case "skew":

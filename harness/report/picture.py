@@ -261,6 +261,7 @@ WEAVES = {
     "partition": "M-2 2 L2 -2 M0 8 L8 0 M6 10 L10 6",
     "kill": "M0 0 L8 8 M8 0 L0 8",
     "power": "M0 4 H8 M4 0 V8",
+    "disk": "M1 1 L5 5 M5 7 L7 5",
     "pause": "M2 0 V8 M6 0 V8",
     "clock": "M0 2 H8 M0 6 H8",
     "other": "M4 3 V5",

@@ -157,6 +157,10 @@ class Platter:
         files = {id(file): file for file in (*self.names.values(), *self.durable_names.values())}
         return sum(file.last - file.synced for file in files.values()) + len(self.pending)
 
+    def at_risk(self) -> int:
+        """How many writes to files that would survive a power loss are not durable."""
+        return sum(file.last - file.synced for file in self.durable_names.values())
+
     def power_loss(self, *, written_back: bool = True) -> Lost:
         """Leaves a drawn subset of what was not synced, as the next life will find it; nothing of it where the cache had
         not begun to be written back."""
@@ -173,11 +177,11 @@ class Platter:
         for name, file in self.durable_names.items():
             file.settle()
             # Sometimes the cache had just been written back, or had not been at all; mostly it is in between.
-            mood = draws.below(4, "power-mood", node, number, name) if written_back else 0
+            mood = draws.below(8, "power-mood", node, number, name) if written_back else 0
             for k, (offset, content) in enumerate(file.writes, start=file.applied):
-                if mood == 0 or (mood > 1 and draws.one_in(2, "power-write", node, number, name, k)):
+                if mood == 0 or (mood > 1 and draws.one_in(3, "power-write", node, number, name, k)):
                     lost.writes += 1
-                elif mood > 1 and content and draws.one_in(3, "power-torn", node, number, name, k):
+                elif mood > 1 and content and draws.one_in(2, "power-torn", node, number, name, k):
                     lost.torn += self._tear(file.durable, offset, content, number, name, k)
                 else:
                     _apply(file.durable, offset, content)
@@ -188,12 +192,6 @@ class Platter:
             file.size = len(file.durable)
         self.names = dict(self.durable_names)
         return lost
-
-    def wipe(self) -> int:
-        """An empty disk in its place; returns how many bytes there were."""
-        had = sum(file.size for file in self.names.values())
-        self.put_back({})
-        return had
 
     def snapshot(self) -> dict[str, bytes]:
         """A copy of every file, as the page cache shows them."""

@@ -35,6 +35,8 @@ class Machine:
         self.booted_ns = -draws.below(10 * 86_400_000_000_000, "uptime", node)
         """Nodes were switched on at different times, so their monotonic clocks differ; a power loss starts one anew."""
         self.lives = 0
+        self.snapshot: dict[str, bytes] | None = None
+        """A copy of the disk, for a rollback."""
         self.lines: list[tuple[int, str]] = []
         self._loop = loop
 

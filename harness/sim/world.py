@@ -13,7 +13,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import contextmanager
 from functools import partial
 from heapq import heappush
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
+from zlib import crc32
+
+import msgspec
 
 from harness.sim import tripwires
 from harness.sim.draws import Draws, Latencies, table_of
@@ -24,11 +27,14 @@ from harness.sim.trace import Trace
 from harness.world import Refused, Silence, Support, Unsupported
 from nemeses.fault import (
     Evidence,
+    FailFsync,
     Fault,
+    FillDisk,
     HealPartition,
     Join,
     Kill,
     Leave,
+    MendDisk,
     Partition,
     Pause,
     PowerLoss,
@@ -36,8 +42,13 @@ from nemeses.fault import (
     ResetClocks,
     Restart,
     Resume,
+    Rollback,
+    Rot,
     SettleRing,
     Skew,
+    SlowFsync,
+    Snapshot,
+    Wipe,
 )
 from store.runtime import Runtime
 
@@ -53,6 +64,8 @@ ANSWER_NS_MAX = 5_000_000_000
 WRITING_NS_MAX = 400_000_000
 WRITING_NS = 4_000_000
 """A power loss waits so long at most for a disk that is writing, and then strikes within so long."""
+BITE_NS_MAX = 600_000_000
+"""How long an injection waits for its fault to touch somebody: a node under load writes far more often."""
 
 POLL_NS = 20_000_000
 _PING = b"GET /ping HTTP/1.1\r\nHost: node\r\n\r\n"
@@ -63,6 +76,11 @@ MECHANISMS = {
     "pause": "whatever is due to the process waits, in order, until it resumes",
     "clock": "an offset on the node's simulated wall clock; monotonic clocks are untouched",
     "power": "the process is parked for ever, and a drawn subset of its unsynced writes and names is dropped or torn",
+    "wipe": "the process is parked for ever, and its simulated disk emptied",
+    "rollback": "the process is parked for ever, and a copy of its simulated disk that was taken earlier is put back",
+    "rot": "drawn bits of durable files are flipped, or their sectors made unreadable",
+    "fsync": "an fsync fails and drops what it was for, as if it were clean; or every fsync takes longer",
+    "disk-full": "appends have no room, and are cut short",
 }
 
 
@@ -516,6 +534,23 @@ class SimWorld:
                 return self._reset_clocks(injected_ns)
             case Join() | Leave() | Replace() | SettleRing():
                 raise Unsupported("a ring is changed by the system under test, not by the world")
+            case Wipe(nodes):
+                return self._put_back("wipe", nodes, {node: {} for node in nodes}, injected_ns)
+            case Snapshot(nodes):
+                return self._snapshot(nodes, injected_ns)
+            case Rollback(nodes):
+                taken = {node: self._seats[node].machine.snapshot for node in nodes}
+                return self._put_back("rollback", nodes, taken, injected_ns)
+            case Rot():
+                return self._rot(fault, injected_ns)
+            case FailFsync(nodes):
+                return await self._fail_fsync(nodes, injected_ns)
+            case SlowFsync(nodes, factor):
+                return self._slow_fsync(nodes, factor, injected_ns)
+            case FillDisk(nodes):
+                return await self._fill(nodes, injected_ns)
+            case MendDisk(nodes):
+                return await self._mend(nodes, injected_ns)
 
     def _evidence(
         self,
@@ -593,11 +628,11 @@ class SimWorld:
         deadline_ns = self.loop.now_ns + WRITING_NS_MAX
         tries = 0
         while waits and self.loop.now_ns < deadline_ns:
-            if any(self._seats[node].machine.platter.unsynced() for node in nodes):
+            if any(self._seats[node].machine.platter.at_risk() for node in nodes):
                 delay_ns = self._draws.below(WRITING_NS, "power-delay", self._power_losses, tries)
                 await self.sleep(delay_ns >> tries)
                 tries += 1
-                if any(self._seats[node].machine.platter.unsynced() for node in nodes):
+                if any(self._seats[node].machine.platter.at_risk() for node in nodes):
                     return
             await self.sleep(WRITING_NS // 10)
 
@@ -690,6 +725,124 @@ class SimWorld:
         after = self._offsets(self._nodes)
         verified = not any(after.values())
         return self._evidence("clock", injected_ns, before, after, verified, fired)
+
+    # Disks.
+
+    def _disks(self, nodes: tuple[str, ...]) -> dict[str, object]:
+        """Probe: process states, and a digest of every file as the next life would read it."""
+        return {
+            node: {
+                "process": self._seats[node].state,
+                "files": {
+                    name: f"{len(content)} bytes, {crc32(content):08x}"
+                    for name, content in sorted(self._seats[node].machine.platter.snapshot().items())
+                },
+            }
+            for node in nodes
+        }
+
+    def _kill_those(self, nodes: tuple[str, ...]) -> None:
+        for node in nodes:
+            if self._seats[node].life is not None:
+                self._die(self._seats[node])
+
+    def _put_back(
+        self, family: str, nodes: tuple[str, ...], taken: dict[str, dict[str, bytes] | None], injected_ns: int
+    ) -> Evidence:
+        """Kills the nodes and puts these files in the place of theirs; a node of which there is no copy is spared."""
+        self._know(nodes)
+        before = self._disks(nodes)
+        for node in nodes:
+            files = taken[node]
+            if files is not None:
+                self._kill_those((node,))
+                self._seats[node].machine.platter.put_back(files)
+        after = self._disks(nodes)
+        dead = all(self._seats[node].life is None for node in nodes)
+        return self._evidence(family, injected_ns, before, after, dead and _differ(before, after, "files"))
+
+    def _snapshot(self, nodes: tuple[str, ...], injected_ns: int) -> Evidence:
+        self._know(nodes)
+        for node in nodes:
+            self._seats[node].machine.snapshot = self._seats[node].machine.platter.snapshot()
+        return self._evidence("rollback", injected_ns, {}, self._disks(nodes), True)
+
+    def _rot(self, fault: Rot, injected_ns: int) -> Evidence:
+        nodes = fault.nodes
+        self._know(nodes)
+        before = self._disks(nodes)
+        if fault.stopped:
+            self._kill_those(nodes)
+        where = {
+            node: self._seats[node].machine.platter.rot(fault.flips, unreadable=fault.unreadable)
+            for node in nodes
+        }
+        after = self._disks(nodes)
+        for node in nodes:
+            after[node] = {"rotten": where[node], "state": after[node]}
+        rotten = all(where.values()) and (fault.unreadable or any(before[n] != after[n] for n in nodes))
+        return self._evidence("rot", injected_ns, before, after, rotten, sum(map(len, where.values())))
+
+    async def _fail_fsync(self, nodes: tuple[str, ...], injected_ns: int) -> Evidence:
+        self._know(nodes)
+        before = self._hits(nodes)
+        for node in nodes:
+            self._seats[node].machine.platter.fsyncs_to_fail = 1
+        after = await self._bitten(nodes, before)
+        return self._evidence("fsync", injected_ns, before, after, all(after[n] != before[n] for n in nodes))
+
+    def _slow_fsync(self, nodes: tuple[str, ...], factor: int, injected_ns: int) -> Evidence:
+        self._know(nodes)
+        before: dict[str, object] = {n: self._seats[n].machine.platter.slowed_by for n in nodes}
+        for node in nodes:
+            self._seats[node].machine.platter.slowed_by = factor
+        after: dict[str, object] = {n: self._seats[n].machine.platter.slowed_by for n in nodes}
+        return self._evidence("fsync", injected_ns, before, after, before != after)
+
+    async def _fill(self, nodes: tuple[str, ...], injected_ns: int) -> Evidence:
+        self._know(nodes)
+        before = self._hits(nodes)
+        for node in nodes:
+            self._seats[node].machine.platter.full = True
+        after = await self._bitten(nodes, before)
+        return self._evidence(
+            "disk-full", injected_ns, before, after, any(after[n] != before[n] for n in nodes)
+        )
+
+    def _hits(self, nodes: tuple[str, ...]) -> dict[str, object]:
+        """Probe: process states, and how many syncs and appends a fault has touched."""
+        return {
+            node: {"process": self._seats[node].state, "touched": self._seats[node].machine.platter.hits}
+            for node in nodes
+        }
+
+    async def _bitten(self, nodes: tuple[str, ...], before: dict[str, object]) -> dict[str, object]:
+        """What the probe shows once the fault has touched every node, or when it was given time enough to."""
+        deadline_ns = self.loop.now_ns + BITE_NS_MAX
+        while self.loop.now_ns < deadline_ns and any(self._hits((n,))[n] == before[n] for n in nodes):
+            await self.sleep(POLL_NS)
+        return self._hits(nodes)
+
+    async def _mend(self, nodes: tuple[str, ...], injected_ns: int) -> Evidence:
+        self._know(nodes)
+        fired = 0
+        for node in nodes:
+            platter = self._seats[node].machine.platter
+            platter.full, platter.slowed_by, platter.fsyncs_to_fail = False, 1, 0
+            fired += platter.hits
+            platter.hits = 0
+        started = await self._restart(nodes, injected_ns)
+        return msgspec.structs.replace(started, mechanism="the simulated disk works as ever", fired=fired)
+
+
+def _differ(before: dict[str, object], after: dict[str, object], what: str) -> bool:
+    """Whether the probes of all nodes differ in this."""
+    return all(_part(before[node], what) != _part(after[node], what) for node in before)
+
+
+def _part(probe: object, what: str) -> object:
+    assert isinstance(probe, dict)
+    return cast("dict[str, object]", probe)[what]
 
 
 def _release(future: asyncio.Future[None]) -> None:

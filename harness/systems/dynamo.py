@@ -15,9 +15,10 @@ import msgspec
 from harness import samples
 from harness.settings import Settings
 from harness.world import Refused, Silence, Transport
+from nemeses.fault import DESTRUCTIVE
 from store.config import Config
 from store.merkle import HASH_VERSION
-from workloads.body import Body, decode
+from workloads.body import id_of
 from workloads.connection import Definite, Indefinite, Siblings
 
 BUCKET = "b"
@@ -51,6 +52,7 @@ def config(settings: Settings, node: str, peers: dict[str, str]) -> Config:
         anti_entropy_interval_ms=int(settings.anti_entropy_interval_seconds * 1_000),
         reap_after_ms=int(settings.reap_after_seconds * 1_000),
         reap_interval_ms=int(min(settings.reap_after_seconds * 250, REAP_INTERVAL_MS_MAX)),
+        log_segment_bytes=settings.log_segment_bytes,
     )
 
 
@@ -84,7 +86,17 @@ def guarantees(settings: Settings) -> dict[str, Any]:
     if "membership" in settings.nemesis:
         # A hint whose target has left goes to others, and one on a node that was replaced is gone with it.
         promised["convergence"] |= {"delivery": False, "one_ring": True}
+    if {"wipe", "rollback", "rot"} & set(settings.nemesis):
+        # A hint may have been on the disk that is gone, and what it carried with it, once handed off.
+        promised["convergence"]["delivery"] = False
+    if settings.unrestricted and set(settings.nemesis) & set(DESTRUCTIVE):
+        for name in LOSSES:
+            promised.pop(name, None)
     return promised
+
+
+LOSSES = ("lost_writes", "set_full", "cart", "resurrection", "sessions")
+"""What no store can promise once destructive faults hit as many nodes as they like."""
 
 
 _KEEP_DISKS = frozenset(("partition", "kill", "pause", "clock", "power"))
@@ -167,9 +179,11 @@ def _quorum(*asked: tuple[str, int | None]) -> str:
 class DynamoConnection:
     """One client's connection to one node (workloads.connection.Connection)."""
 
-    def __init__(self, transport: Transport, node: str) -> None:
+    def __init__(self, transport: Transport, node: str, value_bytes: int = 0) -> None:
+        """`value_bytes`: bodies are padded to so many bytes, with spaces, which change nothing in JSON."""
         self.node = node
         self._transport = transport
+        self._value_bytes = value_bytes
 
     async def get(self, key: str, *, r: int | None = None, pr: int | None = None) -> Siblings:
         query = _quorum(("r", r), ("pr", pr))
@@ -200,6 +214,7 @@ class DynamoConnection:
         return await self._write("DELETE", key, b"", context, _quorum(("w", w), ("pw", pw)))
 
     async def _write(self, method: str, key: str, body: bytes, context: str | None, quorum: str) -> Siblings:
+        body = body.ljust(self._value_bytes) if method == "PUT" else body
         more = f"X-Causal-Context: {context}\r\n" if context else ""
         head = (
             f"{method} {_path(key)}?returnbody=true{quorum} HTTP/1.1\r\nHost: {self.node}\r\n"
@@ -224,11 +239,6 @@ class DynamoConnection:
         self._transport.close()
 
 
-def body_id(body: bytes) -> int:
-    """The unique id that every stored body holds."""
-    return decode(body, Body).id
-
-
 class Probe:
     """Looks at single nodes, past the quorum, and repairs nothing by looking. Silence and Refused pass through."""
 
@@ -249,7 +259,7 @@ class Probe:
     async def replica(self) -> tuple[dict[str, list[int]], list[str]]:
         """(key -> ids held, keys that hold a tombstone)."""
         held: dict[str, Any] = await self._page(f"/admin/replica/{BUCKET}")
-        ids = {key: [body_id(b64decode(v)) for v in record["values"]] for key, record in sorted(held.items())}
+        ids = {key: [id_of(b64decode(v)) for v in record["values"]] for key, record in sorted(held.items())}
         return ids, [key for key, record in sorted(held.items()) if record["tombstones"]]
 
     async def records(self, keys: list[str]) -> dict[str, dict[str, Any]]:
@@ -257,7 +267,7 @@ class Probe:
         held: dict[str, Any] = await self._page(f"/admin/replica/{BUCKET}")
         return {
             key: {
-                "ids": [body_id(b64decode(v)) for v in record["values"]],
+                "ids": [id_of(b64decode(v)) for v in record["values"]],
                 "clock": dict(record["clock"]),
                 "tombstones": record["tombstones"],
             }
@@ -282,7 +292,7 @@ class Probe:
             [
                 hint["target"],
                 hint["key"].removeprefix(prefix),
-                [body_id(b64decode(v)) for v in hint["values"]],
+                [id_of(b64decode(v)) for v in hint["values"]],
             ]
             for hint in hints
         ]

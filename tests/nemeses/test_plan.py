@@ -10,20 +10,25 @@ from harness.sim.draws import Draws
 from nemeses import membership, partition
 from nemeses.fault import (
     FAMILIES,
+    FailFsync,
     HealPartition,
     Join,
-    Kill,
     Leave,
+    MendDisk,
     Partition,
-    Pause,
-    PowerLoss,
     Replace,
     ResetClocks,
     Restart,
     Resume,
+    Rollback,
+    Rot,
     SettleRing,
+    Skew,
+    SlowFsync,
+    Snapshot,
+    Wipe,
 )
-from nemeses.plan import healers, is_harm, plan, undo
+from nemeses.plan import budget, healers, is_harm, plan, undo
 
 FIVE = ("a", "b", "c", "d", "e")
 SECOND = 1_000_000_000
@@ -81,10 +86,10 @@ def test_every_harm_is_healed_before_the_family_strikes_again_and_at_the_end(
     standing: dict[str, object] = {}
     for timed in plan(families, FIVE, 20 * SECOND, 2 * SECOND, Draws(seed)):
         fault = timed.fault
-        if isinstance(fault, Join | Leave | Replace):
-            continue  # goes on until it is complete
+        if isinstance(fault, Join | Leave | Replace | Snapshot):
+            continue  # a change of the ring goes on until it is complete; a copy hurts nobody
         if is_harm(fault):
-            kind = "process" if isinstance(fault, Kill | Pause | PowerLoss) else type(fault).__name__
+            kind = type(fault).__name__ if isinstance(fault, Partition | Skew) else "process"
             assert kind not in standing or (isinstance(fault, Partition) and fault.shape == "half-healed")
             standing[kind] = fault
         else:
@@ -113,6 +118,7 @@ def test_no_family_means_no_fault() -> None:
             [HealPartition(), Resume(FIVE), Restart(FIVE), ResetClocks()],
         ),
         (("kill", "power"), [Restart(FIVE)]),
+        (("wipe", "rot", "fsync", "partition"), [HealPartition(), MendDisk(FIVE), Restart(FIVE)]),
     ],
 )
 def test_healers_mend_links_first_and_clocks_last(families: tuple[str, ...], expected: list[object]) -> None:
@@ -165,3 +171,35 @@ def test_changes_of_the_ring_are_settled_last_when_nothing_is_cut_and_nobody_is_
     assert len(made) > 5
     assert not [e for e in events if isinstance(e.fault, SettleRing)]
     assert healers(("membership", "kill", "partition"), FIVE)[-1] == SettleRing()
+
+
+@given(st.integers(0, 2**32), st.integers(1, 3))
+def test_destructive_faults_stay_within_the_budget_and_others_do_not(seed: int, w_min: int) -> None:
+    draws = Draws(seed)
+    may = budget(FIVE, w_min, draws)
+    assert len(may) == w_min - 1
+    hit: set[str] = set()
+    for timed in plan(FAMILIES, FIVE, 60 * SECOND, 2 * SECOND, draws, destructible=may):
+        if isinstance(timed.fault, Wipe | Rollback | Rot | FailFsync | SlowFsync):
+            hit.update(timed.fault.nodes)
+    assert hit <= set(may)
+    assert bool(hit) == (w_min > 1)
+
+
+def test_without_a_budget_any_node_may_be_hit() -> None:
+    hit: set[str] = set()
+    for seed in range(20):
+        for timed in plan(("wipe", "rot"), FIVE, 20 * SECOND, 2 * SECOND, Draws(seed)):
+            if isinstance(timed.fault, Wipe | Rot):
+                hit.update(timed.fault.nodes)
+    assert hit == set(FIVE)
+
+
+@given(st.integers(0, 2**32))
+def test_a_rollback_puts_back_a_copy_that_was_taken_before(seed: int) -> None:
+    taken: set[tuple[str, ...]] = set()
+    for timed in plan(("rollback", "kill"), FIVE, 20 * SECOND, 2 * SECOND, Draws(seed)):
+        if isinstance(timed.fault, Snapshot):
+            taken.add(timed.fault.nodes)
+        if isinstance(timed.fault, Rollback):
+            assert timed.fault.nodes in taken

@@ -102,6 +102,13 @@ class NodeProcesses:
     def pids(self) -> list[int]:
         return [process.pid for process in self._processes.values()]
 
+    def pid(self, name: str) -> int:
+        return self._processes[name].pid
+
+    def ended(self, name: str) -> int:
+        """Waits for the node to end by itself; its exit status."""
+        return self._processes[name].wait(30)
+
     def alive(self, name: str) -> bool:
         return self._processes[name].poll() is None
 

@@ -95,6 +95,12 @@ def test_a_hole_of_zeros_in_the_last_batch_cuts_from_the_hole() -> None:
     assert cut > 0
 
 
+def test_what_is_whole_behind_a_hole_at_the_very_beginning_is_cut_too() -> None:
+    content, _ = batches([put(b"a", b"one"), put(b"b", b"two")])
+    bench, cut, bad = opened(bytes(30) + content[30:])
+    assert (bench.memory, cut, bad) == ({}, len(content), 0)
+
+
 def test_a_frame_inside_a_damaged_value_is_not_believed() -> None:
     inner = framed([mark(0), put(b"a", b"inner")], SEED, 0)
     content, _ = batches([put(b"v", inner)], [put(b"b", b"after")])
