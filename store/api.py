@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
+from functools import partial
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
@@ -20,7 +21,7 @@ from store import expiry, versions
 from store.coordinator import Unsatisfied, Want
 from store.membership import NotNow
 from store.ring import token
-from store.runtime import DiskError
+from store.runtime import DiskError, Future
 from store.versions import BadContext, Record
 
 if TYPE_CHECKING:
@@ -245,15 +246,46 @@ class Api:
             if request.method == "POST":
                 return await self._change(request)
             return self._status_pages(request)
-        except Problem as problem:
-            return encode_error(problem.status, str(problem))
-        except Unsatisfied as problem:
-            return encode_error(503, str(problem), got=problem.got, needed=problem.needed)
-        except DiskError as problem:
-            return encode_error(503, f"the disk refused: {problem}")
         except Exception as problem:
-            self._node.runtime.log(f"bug in answering {request.method} {request.path}: {traced(problem)}")
-            return encode_error(500, "a bug of the node's, which its log describes; a write may be done")
+            return self._excuse(request, problem)
+
+    def _excuse(self, request: Request, problem: Exception) -> bytes:
+        """The response to a request that could not be served."""
+        match problem:
+            case Problem():
+                return encode_error(problem.status, str(problem))
+            case Unsatisfied():
+                return encode_error(503, str(problem), got=problem.got, needed=problem.needed)
+            case DiskError():
+                return encode_error(503, f"the disk refused: {problem}")
+            case _:
+                self._node.runtime.log(f"bug in answering {request.method} {request.path}: {traced(problem)}")
+                return encode_error(500, "a bug of the node's, which its log describes; a write may be done")
+
+    def begin_get(self, request: Request, respond: Callable[[bytes], None]) -> None:
+        """A GET of a key without a task of its own, which would cost as much as a replica does: what `handle` returns is
+        given to `respond`, at once or later."""
+        try:
+            key = self._key_of(request)
+            coordinator = self._node.coordinator
+            want = self._want(request, "r", "pr", coordinator.place(key).terms.read)
+            began = self._node.runtime.clock.mono_ns()
+            answer = coordinator.read(key, want)
+        except Exception as problem:
+            respond(self._excuse(request, problem))
+        else:
+            answer.add_done_callback(partial(self._end_get, key, request, began, respond))
+
+    def _end_get(
+        self, key: bytes, request: Request, began: int, respond: Callable[[bytes], None], answer: Future
+    ) -> None:
+        try:
+            response = self._record(key, self._node.coordinator.read_record(answer.result()), request)
+        except Exception as problem:
+            response = self._excuse(request, problem)
+        node = self._node
+        node.metrics.gets.observe(node.runtime.clock.mono_ns() - began)
+        respond(response)
 
     def _status_pages(self, request: Request) -> bytes:
         if request.method != "GET":
@@ -303,13 +335,17 @@ class Api:
         await durable
         return encode_json(202, membership.view())
 
-    async def _kv(self, request: Request, forwarded: bool) -> bytes:
+    def _key_of(self, request: Request) -> bytes:
         parts = request.path.split("/")
         if len(parts) != 4 or not parts[2] or not parts[3]:
             raise Problem(400, "a key's address is /kv/{bucket}/{key}; percent-encode slashes in keys")
         key = f"{parts[2]}/".encode() + (unquote_to_bytes(parts[3]) if "%" in parts[3] else parts[3].encode())
         if len(key) > KEY_BYTES_MAX or ("%" in parts[2] and b"/" in unquote_to_bytes(parts[2])):
             raise Problem(400, f"bucket and key together may have at most {KEY_BYTES_MAX} bytes")
+        return key
+
+    async def _kv(self, request: Request, forwarded: bool) -> bytes:
+        key = self._key_of(request)
         metrics = self._node.metrics
         clock = self._node.runtime.clock
         match request.method:

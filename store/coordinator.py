@@ -239,7 +239,14 @@ class Coordinator:
 
     async def get(self, key: bytes, want: Want) -> Record:
         """The joined knowledge of R responders; with blocking read repair R of them hold it before it is returned."""
-        answer = await Read(self, key, want).future
+        return self.read_record(await self.read(key, want))
+
+    def read(self, key: bytes, want: Want) -> Future:
+        """Begins what `get` does; `read_record` says what came of the future's result."""
+        return Read(self, key, want).future
+
+    def read_record(self, answer: bytes | Short) -> Record:
+        """The record that a read ended with. Raises Unsatisfied."""
         if isinstance(answer, Short):
             raise self._unsatisfied("get", answer)
         return versions.decode(answer) if answer else EMPTY

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections import deque
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, cast
 
 from store.api import BadRequest, Request, RequestParser, encode_error, traced
@@ -162,7 +163,14 @@ class HttpConnection(asyncio.Protocol):
             self._close_turn(request, turn)
             return
         self._latest[request.path] = turn
-        Running(server.loop, self._answer(request, turn, before), server.answered, request.path).step()
+        if before is None and request.method == "GET" and request.path.startswith("/kv/"):
+            server.begin_get(request, partial(self._respond, request, turn))
+        else:
+            Running(server.loop, self._answer(request, turn, before), server.answered, request.path).step()
+
+    def _respond(self, request: Request, turn: Turn, response: bytes) -> None:
+        turn.response = response
+        self._close_turn(request, turn)
 
     async def _answer(self, request: Request, turn: Turn, before: Turn | None) -> None:
         if before is not None and before.response is None:
@@ -318,12 +326,14 @@ class HttpServer:
         self,
         config: Config,
         answer: Callable[[Request], Coroutine[Any, Any, bytes]],
+        begin_get: Callable[[Request, Callable[[bytes], None]], None],
         metrics: Metrics,
         loop: asyncio.AbstractEventLoop,
         log: Callable[[str], None],
     ) -> None:
         self.config = config
         self.answer = answer
+        self.begin_get = begin_get
         self.metrics = metrics
         self.loop = loop
         self.log = log

@@ -66,7 +66,7 @@ async def _serve(config: Config) -> None:
     http_socket, peer_socket = _bind(config.host, config.http_port), _bind(config.host, config.peer_port)
     node = Node(config, runtime)
     runtime.net.metrics = node.metrics
-    http = HttpServer(config, node.api.handle, node.metrics, loop, runtime.log)
+    http = HttpServer(config, node.api.handle, node.api.begin_get, node.metrics, loop, runtime.log)
     http.connections_max = _descriptors(runtime, config.http_connections_max)
 
     try:

@@ -1,6 +1,6 @@
 """PUTs and GETs a second over real sockets: three nodes, every write synced on W=2 of N=3, the load from this process.
 
-    python tests/benchmarks/bench_http.py [--seconds 5] [--connections 8] [--depth 32] [--bytes 100]
+    python tests/benchmarks/bench_http.py [--runs 5] [--seconds 5] [--connections 8] [--depth 32] [--bytes 100]
 
 Each connection keeps `--depth` requests in flight. All keys are different, so no write makes a sibling. Beside the rate
 stands the processor time that the three nodes and the load spent on one request: on a busy machine it says more than the rate.
@@ -166,6 +166,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--runs", type=int, default=1, help="rings to measure, one after the other")
     parser.add_argument("--seconds", type=float, default=5.0, help="how long each of the two runs may send")
     parser.add_argument("--connections", type=int, default=8, help="connections to each node")
     parser.add_argument("--depth", type=int, default=32, help="requests in flight on each connection")
@@ -182,17 +183,31 @@ def main() -> None:
     paths = [b"/kv/bench/%08d" % i for i in range(REQUESTS_MAX)]
     head = b" HTTP/1.1\r\nHost: bench\r\nContent-Length: %d\r\n\r\n" % len(body)
     puts = [b"PUT " + path + head + body for path in paths]
+    shape = (options.seconds, options.connections, options.depth)
+    runs = [_run(paths, puts, shape) for _ in range(options.runs)]
+    for what, of_kind in zip(("PUT", "GET"), zip(*runs, strict=True), strict=True):
+        rates = sorted(m.requests / m.seconds for m in of_kind)
+        cpu = sorted((m.node_cpu_seconds + m.load_cpu_seconds) / m.requests * 1e6 for m in of_kind)
+        print(
+            f"{what} in {len(rates)} runs: median {rates[len(rates) // 2]:,.0f}/s, from {rates[0]:,.0f} to {rates[-1]:,.0f}; "
+            f"cpu a request {cpu[len(cpu) // 2]:.1f} us, from {cpu[0]:.1f} to {cpu[-1]:.1f}, "
+            f"so that {os.cpu_count()} cores of its own would serve {(os.cpu_count() or 1) / cpu[len(cpu) // 2] * 1e6:,.0f}/s"
+        )
+
+
+def _run(paths: list[bytes], puts: list[bytes], shape: tuple[float, int, int]) -> tuple[Measured, Measured]:
+    """PUTs, then GETs, of one fresh ring."""
     with tempfile.TemporaryDirectory() as directory, _ring(directory) as ring:
-        shape = (options.seconds, options.connections, options.depth)
-        measured, written = uvloop.run(measure(ring, puts, b"204", *shape))
-        print(measured.line("PUT"))
+        put, written = uvloop.run(measure(ring, puts, b"204", *shape))
+        print(put.line("PUT"))
         # A stride that shares no factor with the number of keys visits them all, out of order.
         order = [(i * 7_919) % written for i in range(REQUESTS_MAX)]
         gets = [b"GET " + paths[i] + b" HTTP/1.1\r\nHost: bench\r\n\r\n" for i in order]
-        measured, _ = uvloop.run(measure(ring, gets, b"200", *shape))
-        print(measured.line("GET"))
+        get, _ = uvloop.run(measure(ring, gets, b"200", *shape))
+        print(get.line("GET"))
         for name in "abc":
             assert ring.stop(name) == 0, ring.log(name)
+        return put, get
 
 
 if __name__ == "__main__":

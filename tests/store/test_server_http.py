@@ -67,15 +67,20 @@ class Toy:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.reading: list[Callable[[bytes], None]] = []
         self._waiting: dict[str, asyncio.Future[None]] = {}
         self.logged: list[str] = []
         loop = asyncio.get_running_loop()
         config = Config(node="a", peers={}, value_bytes_max=1_000)
-        self.server = HttpServer(config, self._answer, Metrics(), loop, self.logged.append)
+        self.server = HttpServer(config, self._answer, self._begin_get, Metrics(), loop, self.logged.append)
         self.transport = Noted()
         self.connection = HttpConnection(self.server)
         self.connection.connection_made(self.transport)
         self.began = loop.time()
+
+    def _begin_get(self, request: Request, respond: Callable[[bytes], None]) -> None:
+        self.asked.append(f"GET of a key: {request.path}")
+        self.reading.append(respond)
 
     async def _answer(self, request: Request) -> bytes:
         self.asked.append(f"{request.method} {request.path}")
@@ -365,5 +370,19 @@ def test_a_drain_answers_what_is_in_flight_and_takes_no_more() -> None:
         await drain
         assert (toy.asked, toy.transport.statuses()) == (["GET /slow/1"], ["200"])
         assert toy.transport.done[-1] == "close"
+
+    with_toy(scene)
+
+
+def test_a_get_of_a_key_needs_no_task_and_keeps_its_place_behind_a_write_of_it() -> None:
+    async def scene(toy: Toy) -> None:
+        toy.send("GET /kv/b/k", "PUT /kv/b/k", "GET /kv/b/k", more="Content-Length: 0\r\n")
+        await settle()
+        assert toy.asked == ["GET of a key: /kv/b/k"]
+        toy.reading[0](encode_response(404))
+        await settle()
+        assert toy.asked == ["GET of a key: /kv/b/k", "PUT /kv/b/k", "GET /kv/b/k"]
+        assert toy.transport.statuses() == ["404", "200", "200"]
+        assert (toy.server.in_flight, toy.server.bytes_held) == (0, 0)
 
     with_toy(scene)
