@@ -110,11 +110,10 @@ class Rounds:
         if message.round >= floor:
             return False
         self._metrics.stale_writes_refused += 1
-        if message.id:
-            back = messages.Refused(
-                message.id, message.key, message.record, message.hint_for, floor, message.ring
-            )
-            self._net.send(src, messages.encode(back))
+        back = messages.Refused(
+            message.id, message.key, message.record, message.hint_for, floor, message.ring
+        )
+        self._net.send(src, messages.encode(back))
         return True
 
     def ahead(self, key: bytes, round: int) -> Future | None:
