@@ -565,8 +565,10 @@ def _contradictions(s: Settings) -> tuple[tuple[bool, str], ...]:
             f"log-segment-bytes={s.log_segment_bytes} holds no record: choose at least 512",
         ),
         (
-            "rollback" in s.nemesis and s.reap_after_seconds < s.time_seconds and not s.unrestricted,
-            "a rollback to before a reap brings back what everybody had agreed to forget, which no store can tell from news:"
+            bool({"rollback", "rot"} & set(s.nemesis))
+            and s.reap_after_seconds < s.time_seconds
+            and not s.unrestricted,
+            "a rollback to before a reap (or rot, which may cut off the end of a log) brings back what everybody had agreed to forget, which no store can tell from news:"
             " raise reap-after above time, or say --unrestricted and have losses counted",
         ),
         (
