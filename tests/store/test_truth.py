@@ -33,26 +33,31 @@ Dot = tuple[int, int]
 class Watched(Node):
     """A node that stands for its name only once it has recovered: until then its last life does."""
 
-    def __init__(self, config: Config, runtime: Any, standing: dict[str, Node]) -> None:
+    def __init__(self, config: Config, runtime: Any, run: Run) -> None:
         super().__init__(config, runtime)
-        self._standing = standing
+        self._run = run
 
     async def start(self) -> None:
         await super().start()
-        self._standing[self.config.node] = self
+        self._run.standing[self.config.node] = self
+        if not len(self.replica) and not self.hints.pending():
+            self._run.truth.blank_ns[self.config.node] = self._run.world.now_ns()
 
 
 class Truth:
     """Which writes some home replica, or a hint's holder, has and some home replica lacks; and since when.
 
     A write is known by its dot. It counts from the look at which it was first seen missing, so that an age is never
-    too high; between two nodes neither of which answers nobody can be asked to know it.
+    too high; between two nodes neither of which answers nobody can be asked to know it, and one whose disk was wiped
+    cannot know what was before.
     """
 
     def __init__(self, standing: dict[str, Node]) -> None:
         self._standing = standing
         self._dots: dict[bytes, set[Dot]] = {}
         self._since: dict[tuple[bytes, Dot, str, str], int] = {}
+        self.blank_ns: dict[str, int] = {}
+        """When a node came up that held nothing."""
 
     def age_ns(self, now_ns: int, answering: set[str]) -> int:
         """The age of the oldest divergence that a node knows of which answers."""
@@ -77,10 +82,12 @@ class Truth:
                             if self._covers(clocks[holder], dot)
                         )
         self._since = {d: self._since.get(d, now_ns) for d in seen}
-        return max(
-            (now_ns - since for d, since in self._since.items() if d[2] in answering or d[3] in answering),
-            default=0,
-        )
+        since_ns = [
+            min(max(since, self.blank_ns.get(node, 0)) for node in (lacking, holder) if node in answering)
+            for (_, _, lacking, holder), since in self._since.items()
+            if lacking in answering or holder in answering
+        ]
+        return now_ns - min(since_ns, default=now_ns)
 
     def _dots_of(self, key: bytes, encoded: bytes) -> dict[int, int]:
         self._dots.setdefault(key, set()).update(self._live(encoded))
@@ -115,7 +122,7 @@ class Run:
             **settings,
         }
         self.world = SimWorld(
-            NODES, seed, lambda node, runtime: Watched(Config(node=node, **config), runtime, self.standing)
+            NODES, seed, lambda node, runtime: Watched(Config(node=node, **config), runtime, self)
         )
 
     def play(self) -> None:
