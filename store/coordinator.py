@@ -87,7 +87,7 @@ class Place(msgspec.Struct, frozen=True):
     homes: tuple[str, ...]
     fallbacks: tuple[str, ...]
     is_home: bool
-    """Whether this node is one."""
+    """Whether this node is one, and no other is taking its place."""
     terms: Terms
     """What its bucket asks for."""
     holders: tuple[str, ...]
@@ -149,14 +149,15 @@ class Coordinator:
             ring, n, node = self.ring, self.config.n, self.config.node
             order = ring.order(token_range)
             homes, holders = order[:n], ring.holders(token_range, n)
+            member = node in ring.state.members
             place = Place(
                 order,
                 homes,
                 tuple([other for other in order[n:] if other not in holders]),
-                node in homes,
+                member and node in homes,
                 self._terms_of.get(bucket, self._terms),
                 holders,
-                node in holders,
+                member and node in holders,
                 ring.joint(token_range, n),
             )
             places[token_range] = place

@@ -54,6 +54,8 @@ class Hints:
         self._wakers: dict[str, Future] = {}
         self._passing: dict[bytes, int] = {}
         """The hint that is just being kept for others, by its key: what is kept instead is as old as it is."""
+        self.closed = False
+        """Another node has taken this one's place: what it knows must not come back, and nothing new is kept."""
         self.departed: Callable[[str], bool] = lambda target: False
         """Whether a target is gone from the ring for ever, so that its hints are for others now."""
         self.retarget: Callable[[bytes, bytes], Awaitable[None]] = _nowhere
@@ -85,10 +87,13 @@ class Hints:
             self._drain_soon(target)
 
     def store(self, target: str, key: bytes, record: bytes) -> Future:
-        """Keeps a record for `target`. The future is set to None once it is durable, and the hint is listed only then."""
+        """Keeps a record for `target`. The future is set to None once it is durable, and the hint is listed only then; never
+        if hints are closed."""
+        done = self._runtime.future()
+        if self.closed:
+            return done
         self._next += 1
         id = self._next
-        done = self._runtime.future()
         # Known at once to this node as a coordinator, or its next write of the key would make the same dot again.
         self._by_key.setdefault(key, {})[id] = record
         self._unsynced.setdefault(key, {})[id] = done
@@ -104,6 +109,9 @@ class Hints:
         del unsynced[id]
         if not unsynced:
             del self._unsynced[key]
+        if self.closed:
+            self._forget(target, id)
+            return
         self._metrics.hints_stored += 1
         done.set_result(None)
         self._drain_soon(target)

@@ -95,7 +95,7 @@ class Membership:
         if self._ring.adopt(ring.decode(state)):
             self._ring.previous = int.from_bytes(previous, "big")
             self._look_for_oneself(before)
-            self._replaced = replaced == b"1"
+            self._replaced = self._hints.closed = replaced == b"1"
 
     def payload(self) -> bytes | None:
         """The log payload of the present ring; None where it is the first, which nobody needs to be told."""
@@ -321,6 +321,8 @@ class Membership:
             self._was_member, self._replaced = True, False
         elif me in before.members:
             self._replaced = before.leaver != me
+        # At once, though what is held is forgotten only when the change is over, and certain to stay.
+        self._hints.closed = self._replaced
 
     def _follow(self) -> None:
         if self._ring.version:

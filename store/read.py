@@ -136,7 +136,7 @@ class Read:
         c.metrics.read_repairs += 1
         if node != c.config.node:
             id = self._repair_id if waiting else 0
-            c.runtime.net.send(node, c.rounds.write(id, self._key, record, target))
+            c.runtime.net.send(node, c.rounds.write(id, self._key, record, target, self._ring))
             return
         try:
             durable = (

@@ -292,3 +292,34 @@ def test_a_node_told_to_join_asks_until_it_is_taken_in() -> None:
             await world.stop()
 
     world.run(main())
+
+
+def test_what_a_replaced_node_still_knows_does_not_bring_back_what_the_others_have_reaped() -> None:
+    async def scene(c: Ringed) -> None:
+        homes = await c.homes("k")
+        away, holder = homes[0], next(n for n in MEMBERS if n not in homes)
+        # The fallback keeps a hint for the home that is away, and is cut off with it.
+        others = tuple(n for n in MEMBERS if n not in (*homes, holder))
+        await c.world.inject(Kill((away, *others)))
+        assert (await c.ask(homes[1], "PUT", "/kv/b/k", b"v")).status == 204
+        await c.world.sleep(SECOND)
+        assert [h["target"] for h in await c.hints(holder)] == [away]
+        await c.world.inject(Kill((holder,)))
+        await c.world.inject(Restart((away, *others)))
+        living = tuple(n for n in ALL if n != holder)
+        assert await c.change(away, "replace", dead=holder, name="n6") == 202
+        await c.settled(4, tuple(sorted({*MEMBERS, "n6"} - {holder})), *living)
+        read = await c.ask(homes[1], "GET", "/kv/b/k")
+        assert (await c.ask(homes[1], "DELETE", "/kv/b/k", context=read.context)).status == 204
+
+        async def held() -> list[str]:
+            return [n for n in living if (await c.ask(n, "GET", "/admin/replica/b/k")).status == 200]
+
+        await c.until(held, [])  # reaped
+        await c.world.inject(Restart((holder,)))
+        await c.world.sleep(10 * SECOND)
+        assert await held() == []
+        assert await c.hints(holder) == []
+        assert (await c.ask(homes[1], "GET", "/kv/b/k")).status == 404
+
+    play(scene, reap_after_ms=300, reap_interval_ms=300)
