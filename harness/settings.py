@@ -569,7 +569,8 @@ def _contradictions(s: Settings) -> tuple[tuple[bool, str], ...]:
             and s.reap_after_seconds < s.time_seconds
             and not s.unrestricted,
             "a rollback to before a reap (or rot, which may cut off the end of a log) brings back what everybody had"
-            " agreed to forget, which no store can tell from news: raise reap-after above time, or say --unrestricted and have losses counted",
+            " agreed to forget, which no store can tell from news: raise reap-after above time, or say --unrestricted"
+            " and have losses counted",
         ),
         (
             s.w_min < 2 and bool(destructive) and not s.unrestricted,
