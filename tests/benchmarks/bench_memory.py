@@ -49,8 +49,8 @@ def written(number: int, size: int) -> bytes:
     return versions.encode(versions.put(EMPTY, (), (1 << 63) + 7, WALL_NS + number, body[:size]))
 
 
-async def measure(keys: int, size: int) -> tuple[float, float, int]:
-    """Bytes a key beyond the value: before any tree is built, and after; and how long a key's name was."""
+async def measure(keys: int, size: int) -> float:
+    """Bytes a key beyond the value."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
         peers = {"a": "127.0.0.1:1", "b": "127.0.0.1:1", "c": "127.0.0.1:1"}
         config = Config(node="a", peers=peers, directory=directory)
@@ -66,14 +66,11 @@ async def measure(keys: int, size: int) -> tuple[float, float, int]:
             settled = node.replica.settled()
             if settled is not None:
                 await settled
-        gc.collect()
-        grown = resident_bytes() - before
-        plain = grown / keys - size
         node.replica.digests()
         gc.collect()
-        with_trees = (resident_bytes() - before) / keys - size
+        grown = resident_bytes() - before
         assert len(node.replica) == keys
-        return plain, with_trees, len(b"bench/%08d" % 0)
+        return grown / keys - size
 
 
 def main() -> None:
@@ -90,9 +87,10 @@ def main() -> None:
     print(
         f"record of one value with its dot and clock: {len(full)} bytes and the value's own (nothing: {len(empty)})"
     )
-    plain, with_trees, name = uvloop.run(measure(options.keys, options.bytes))
-    print(f"{options.keys:,} keys: {plain:.0f} bytes a key beyond the value, of them {name} its name")
-    print(f"{options.keys:,} keys with trees: {with_trees:.0f} bytes a key beyond the value")
+    beyond = uvloop.run(measure(options.keys, options.bytes))
+    print(
+        f"{options.keys:,} keys: {beyond:.0f} bytes a key beyond the value, trees and the key's name included"
+    )
 
 
 if __name__ == "__main__":
