@@ -80,10 +80,12 @@ def test_other_seeds_cast_other_nodes_and_keys() -> None:
     [
         ("stale-rejoin", "lww-wall-clock", "concurrent-are-siblings"),
         ("hot-key", "lww-wall-clock", "siblings-keep-every-write"),
+        ("home-replica-failure", "never-unsuspect", "hints-drain"),
+        ("second-failure", "lww-wall-clock", "nothing-is-lost"),
     ],
 )
 def test_a_planted_bug_breaks_the_scene_that_is_about_it(scene: str, mutant: str, claim: str) -> None:
-    cells = [Cell(resolve({"scene": scene, "mutant": mutant, "seed": 1}))]
+    cells = [Cell(resolve({"scene": scene, "mutant": mutant, "seed": 1, **at_a_tenth(scene)}))]
     with closing(run_cells(cells, 1)) as results:
         (result,) = results
     assert result.verdict is Valid.INVALID, result.answer.error
