@@ -228,6 +228,37 @@ def test_a_write_that_a_reap_of_another_key_overtakes_is_sent_again_and_done() -
     play(scene, sloppy=False)
 
 
+def test_a_home_that_never_hears_of_a_reap_proposes_it_itself_later() -> None:
+    async def scene(c: Scene) -> None:
+        a, b, last = await c.homes("k")
+        await c.ask(a, "PUT", "/kv/b/k", b"v")
+        await delete(c, b, "k")
+        for node in NODES:
+            c.valve(node).keeps = lambda dst, message: isinstance(message, Reap) and dst == last
+        await c.world.sleep(2 * SECOND)
+        assert c.holders("k") == [last]
+        await c.reaped("k", seconds=3)
+
+    play(scene)
+
+
+def test_a_reap_that_comes_late_takes_nothing_that_was_written_since() -> None:
+    async def scene(c: Scene) -> None:
+        a, b, last = await c.homes("k")
+        await c.ask(a, "PUT", "/kv/b/k", b"v")
+        await delete(c, b, "k")
+        c.valve(a).keeps = lambda dst, message: isinstance(message, Reap) and dst == last
+        await c.world.sleep(2 * SECOND)
+        assert c.holders("k") == [last]
+        await c.ask(b, "PUT", "/kv/b/k", b"new")
+        assert c.valve(a).let_go() == 1
+        await c.world.sleep(SECOND)
+        for node in (a, b, last):
+            assert await c.held(node, "k") == [b"new"]
+
+    play(scene)
+
+
 def test_who_heard_of_a_round_otherwise_or_goes_by_another_ring_does_not_agree_to_it() -> None:
     async def scene(c: Scene) -> None:
         a, b, last = await c.homes("k")
