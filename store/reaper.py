@@ -238,4 +238,4 @@ class Reaper:
 def _newest_ns(record: Record) -> int:
     if record.versions:
         return max(v.wall_ns for v in record.versions)
-    return max((wall_ns for _, _, wall_ns in record.clock), default=0)
+    return max((seconds for _, _, seconds in record.clock), default=0) * versions.SECOND_NS

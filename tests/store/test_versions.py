@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from store import versions
-from store.versions import EMPTY, SECOND_NS, BadContext, Record, put, sync, sync_lww
+from store.versions import (
+    EMPTY,
+    EXPIRED,
+    SECOND_NS,
+    BadContext,
+    Entry,
+    Record,
+    due,
+    expire,
+    expire_lww,
+    put,
+    put_lww,
+    sync,
+    sync_lww,
+)
 
 ACTORS = 3
 
 
 @st.composite
 def replicas(draw: st.DrawFn) -> list[Record]:
-    """Three replicas after any sequence of writes, with any stale context, and of exchanges between them."""
-    held = [EMPTY] * ACTORS
-    contexts = [()]
+    """Three replicas after any sequence of writes, with any stale context, of expiries, and of exchanges between them."""
+    held: list[Record] = [EMPTY] * ACTORS
+    contexts: list[tuple[Entry, ...]] = [()]
     for number in range(draw(st.integers(0, 12))):
         at = draw(st.integers(0, ACTORS - 1))
         if draw(st.booleans()):
             context = draw(st.sampled_from(contexts))
-            held[at] = put(held[at], context, at + 1, number, b"%d" % number, deleted=draw(st.booleans()))
+            kind: dict[str, Any] = draw(
+                st.sampled_from([{}, {"deleted": True}, {"ttl_ns": draw(st.integers(1, 4))}])
+            )
+            held[at] = put(held[at], context, at + 1, number, b"%d" % number, **kind)
+        elif due(held[at], number) == EXPIRED:
+            held[at] = expire(held[at], at + 1, number)
         else:
             held[at] = sync(held[at], held[draw(st.integers(0, ACTORS - 1))])
         contexts.append(held[at].clock)
@@ -59,9 +80,34 @@ def test_lww_keeps_one_version_the_same_in_any_order(held: list[Record]) -> None
     assert len(sync_lww(a, b).versions) <= 1
 
 
+@given(replicas(), st.integers(0, 16))
+def test_an_expiry_takes_exactly_what_has_expired_and_no_older_copy_brings_it_back(
+    held: list[Record], wall_ns: int
+) -> None:
+    record, other, _ = held
+    if due(record, wall_ns) != EXPIRED:
+        return
+    after = expire(record, 9, wall_ns)
+    stays = {(v.actor, v.counter) for v in record.versions if v.end is True or not v.gone(wall_ns)}
+    goes = {(v.actor, v.counter) for v in record.versions} - stays
+    dots = {(v.actor, v.counter) for v in after.versions}
+    assert stays <= dots
+    assert dots - stays <= {(9, 1)}
+    assert sync(record, after) == after
+    assert not goes & {(v.actor, v.counter) for v in sync(after, other).versions}
+
+
+def test_in_lww_an_expired_value_loses_to_its_tombstone_and_to_every_write_that_came_after_it() -> None:
+    value = put_lww(EMPTY, 1, 1, 100, b"v", ttl_ns=10)
+    buried = expire_lww(value)
+    assert sync_lww(value, buried) == sync_lww(buried, value) == buried
+    behind = put_lww(value, 2, 1, 50, b"w")  # by a node whose clock is behind, and which knew the value
+    assert sync_lww(behind, buried) == sync_lww(buried, behind) == behind
+
+
 def test_a_hundred_interleaved_writes_by_two_clients_leave_two_siblings() -> None:
     record = EMPTY
-    last = {0: (), 1: ()}
+    last: dict[int, tuple[Entry, ...]] = {0: (), 1: ()}
     for i in range(100):
         # Each client writes with the context of its own last reply, which the other's write has overtaken.
         record = put(record, last[i % 2], 7, i, b"%d" % i)
