@@ -26,7 +26,7 @@ from harness.settings import Settings
 from harness.sim.draws import Draws
 from harness.sim.world import SimWorld
 from harness.systems import dynamo
-from harness.systems.membership import RingNemesis
+from harness.systems.membership import MECHANISM, RingNemesis
 from harness.world import Refused, Silence, World
 from history.generator import Generator, any_of, clients, time_limit
 from history.header import Header
@@ -36,7 +36,7 @@ from history.op import NEMESIS, PROBE, Op, Process
 from history.recorder import Recorder
 from history.schedule import Schedule, Scripted, TimedFault
 from nemeses.fault import DESTRUCTIVE
-from nemeses.plan import Timed, budget, creeping, healers, plan
+from nemeses.plan import Timed, budget, healers, plan
 from store.node import Node
 from workloads import WORKLOADS
 from workloads.workload import Options, Workload
@@ -133,10 +133,6 @@ def sentence(verdict: Valid, verdicts: list[Verdict]) -> str:
 def faults_of(settings: Settings, seed: int) -> list[Timed]:
     """Every fault that a run with this seed will ask for, in order; what `--dry-run` prints."""
     names, draw = node_names(settings), Draws(seed)
-    if settings.creeping_rot:
-        return creeping(
-            names, int(settings.time_seconds * 1e9), int(settings.nemesis_interval_seconds * 1e9), draw
-        )
     return plan(
         settings.nemesis,
         names,
@@ -182,7 +178,7 @@ def build_world(settings: Settings, seed: int, folder: Path | None) -> World:
     finally:
         client.close()
     return DockerWorld(
-        (*node_names(settings), *spare_names(settings)),
+        node_names(settings),
         config,
         Path(settings.store_path or Path(store.__file__).parents[1]),
         image,
@@ -251,7 +247,10 @@ class _Run:
                 **(stage.guarantee(self.scene, settings.mode, self.scale) if self.scene else {}),
             },
             families=settings.nemesis,
-            mechanisms={f: self.world.support(f).mechanism for f in settings.nemesis},
+            mechanisms={
+                f: MECHANISM if f == "membership" else self.world.support(f).mechanism
+                for f in settings.nemesis
+            },
             config=configuration(settings),
         )
         self.sink = (

@@ -370,7 +370,7 @@ class Api:
 
     def _want(self, request: Request, responders: str, primaries: str, default: Want) -> Want:
         """What the request asks for; what it does not say, as most do not, is as in its bucket."""
-        if request.query.keys() <= _OTHER_PARAMETERS:
+        if not request.query or request.query.keys() <= _OTHER_PARAMETERS:
             return default
         config = self._node.config
         timeout_ms = self._number(request, "timeout_ms", config.request_timeout_ms, 1, 600_000)

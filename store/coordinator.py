@@ -260,13 +260,10 @@ class Coordinator:
 
     def joined(self, key: bytes, answers: Iterable[bytes]) -> bytes:
         """The encoded join of encoded records; empty answers know nothing."""
-        distinct = list(dict.fromkeys(a for a in answers if a))
-        if len(distinct) <= 1:
-            return distinct[0] if distinct else b""
-        lww = self.place(key).lww
-        joined = distinct[0]
-        for other in distinct[1:]:
-            joined = versions.merged(joined, other, lww=lww)
+        joined = b""
+        for answer in answers:
+            if answer and answer != joined:
+                joined = versions.merged(joined, answer, lww=self.place(key).lww) if joined else answer
         return joined
 
     def held(self, key: bytes, place: Place) -> bytes:

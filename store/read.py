@@ -45,7 +45,7 @@ class Read:
         """The encoded join of what R know, or what was lacking (`Short`) when the time was over."""
         # With home replicas asked for, those that seem down are asked too: they alone can tell.
         asked = [home for home in place.homes if not c.sloppy or c.gossip.up(home) or want.primaries]
-        rest = [node for node in order if node not in asked]
+        rest = list(order[n:]) if len(asked) == n else [node for node in order if node not in asked]
         if c.sloppy:
             seen = sum(1 for home in asked if c.gossip.up(home)) if want.primaries else len(asked)
             while seen < n and rest:

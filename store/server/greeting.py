@@ -11,6 +11,7 @@ an old greeting is worth nothing. It keeps strangers out; it does not encrypt wh
 from __future__ import annotations
 
 import hmac
+import struct
 
 import msgspec
 
@@ -42,6 +43,11 @@ def proof_of(secret: str, nonce: bytes, *claims: str) -> bytes:
     return hmac.digest(secret.encode(), msgspec.msgpack.encode([nonce, *claims]), "sha256")
 
 
+_LENGTH = struct.Struct(">I")
+_length_at = _LENGTH.unpack_from
+length_of = _LENGTH.pack
+
+
 class BadFrame(Exception):
     """A peer, or a stranger, sent what this protocol does not know."""
 
@@ -66,16 +72,16 @@ class Frames:
             content = b"".join(self._parts)
             self._parts = []
         frames: list[bytes] = []
-        start, size = 0, len(content)
+        start, size, bytes_max = 0, len(content), self.bytes_max
         missing = 0
         while start < size:
             body = start + 4
             if body > size:
                 missing = body - size
                 break
-            length = int.from_bytes(content[start:body], "big")
-            if length > self.bytes_max:
-                raise BadFrame(f"a frame of {length} bytes, at most {self.bytes_max} are taken")
+            (length,) = _length_at(content, start)
+            if length > bytes_max:
+                raise BadFrame(f"a frame of {length} bytes, at most {bytes_max} are taken")
             end = body + length
             if end > size:
                 missing = end - size
@@ -89,4 +95,4 @@ class Frames:
 
 
 def framed(content: bytes) -> bytes:
-    return len(content).to_bytes(4, "big") + content
+    return length_of(len(content)) + content

@@ -25,6 +25,7 @@ from store.server.greeting import (
     Hello,
     Welcome,
     framed,
+    length_of,
     proof_of,
 )
 
@@ -204,6 +205,7 @@ class Peer:
         self._network = network
         self._queue: list[bytes] = []
         self._queue_bytes = 0
+        self._frame_bytes_max = network.config.frame_bytes_max
         self._queue_bytes_max = max(16 << 20, 2 * network.config.frame_bytes_max)
         self._flush_due = False
         self._connection: Outgoing | None = None
@@ -214,7 +216,7 @@ class Peer:
 
     def send(self, frame: bytes) -> None:
         size = len(frame)
-        if size > self._network.config.frame_bytes_max:
+        if size > self._frame_bytes_max:
             # The other side would close the connection over it, and lose what else was on its way.
             self._network.metrics.frames_dropped += 1
             self._network.complain(
@@ -226,8 +228,7 @@ class Peer:
             self._queue_bytes -= size + 4
             self._network.metrics.frames_dropped += 1
             return
-        self._queue.append(size.to_bytes(4, "big"))
-        self._queue.append(frame)
+        self._queue += (length_of(size), frame)
         if not self._flush_due:
             self._flush_due = True
             self._network.loop.call_soon(self.flush)
