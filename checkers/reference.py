@@ -273,6 +273,38 @@ def _same_home(history: History, key: Any, put: Operation, delete: Operation) ->
     return put.type == "ok" and put.end < delete.index and put.node == delete.node and put.node in at_home
 
 
+def durability(history: History) -> Expected:
+    asked: Any = history.header.guarantees.get("durability") or {}
+    quiet, hints, homes = _replicas(history, "quiet"), _hints(history, "quiet"), _homes(history)
+    looked = {
+        o.node
+        for o in history.operations
+        if o.process == PROBE and o.f == "hints" and o.invoke.meta.get("stage")
+    }
+    answered = set(hints) | set(_hints(history, "read"))
+    found: Found = set()
+    judged = False
+    for key in _keys(history):
+        puts = _puts(history, key)
+        nodes = homes.get(key, [])
+        if any(p.invoke.meta.get("ttl_seconds") for p in puts.values()):
+            continue
+        pending = any(k == key for look in hints.values() for _, k, _ in look.value)
+        if looked - answered or pending or not nodes or any(n not in quiet for n in nodes):
+            continue
+        for id, put in puts.items():
+            deletes = _deletes(history, key, "ok", "info")
+            judged = judged or put.type == "ok"
+            if put.type != "ok" or any(id in _anc(puts, _context(puts, d)) for d in deletes):
+                continue
+            meta = put.invoke.meta
+            wanted = max(meta.get("w", asked.get("w", 1)), meta.get("pw", asked.get("pw", 0)))
+            have = sum(id in _anc(puts, set(quiet[n].value.get(key, []))) for n in nodes)
+            if have < min(wanted, len(nodes)):
+                found.add(("too-few-copies", key, id))
+    return _expected(found, not judged)
+
+
 def sessions(history: History) -> Expected:
     told: Any = history.header.guarantees.get("sessions")
     agreed: dict[str, Any] = {"n": 0, "r": 1, "w": 1, "pr": 1, "pw": 1, "blocking": True, "regular": True}

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from checkers.availability import Availability
 from checkers.cart import Cart
 from checkers.convergence import Convergence
+from checkers.durability import Durability
 from checkers.inert import Faults
 from checkers.lost_writes import LostWrites
 from checkers.resurrection import Resurrection
@@ -24,6 +25,7 @@ CHECKERS: dict[str, type[Checker]] = {
     "siblings": Siblings,
     "resurrection": Resurrection,
     "convergence": Convergence,
+    "durability": Durability,
     "sessions": Sessions,
     "set_full": SetFull,
     "cart": Cart,

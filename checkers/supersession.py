@@ -76,6 +76,11 @@ class Graph(msgspec.Struct, kw_only=True):
                     todo += self.contexts.get(id, ())
         return found
 
+    @property
+    def expires(self) -> bool:
+        """Whether a put of the key may have expired: a look that misses it says nothing then."""
+        return any(put.invoke.meta.get("ttl_seconds") for put in self.puts.values())
+
     def acknowledged(self) -> Iterator[tuple[Any, Operation]]:
         for id, put in self.puts.items():
             if put.type == "ok":

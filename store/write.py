@@ -46,6 +46,9 @@ class Write:
         self._standing_in: dict[str, str] = {}
         self._own_hints: set[str] = set()
         self._acks: set[str] = set()
+        self._stood: set[str] = set()
+        """Those of `_covered` for whom somebody answered: what W counts. A home replica that answers late and the fallback
+        that stood in for it are two nodes, but after the handoff one copy."""
         self._primaries = 0
         """Home replicas among `_acks`."""
         self._deadline_ns = coordinator.runtime.clock.mono_ns() + want.timeout_ns
@@ -60,6 +63,13 @@ class Write:
         )
         if own is not None:
             self._kept(own, node)
+        self._spread()
+        if own is None and place.holds:
+            self._ack(node, node)
+
+    def _spread(self) -> None:
+        """Sends the write to the home replicas, and to fallbacks for those that seem down."""
+        coordinator, node = self._c, self._c.config.node
         down: list[str] = []
         direct: list[str] = []
         for home in self._homes:
@@ -67,19 +77,16 @@ class Write:
                 up = not coordinator.sloppy or coordinator.gossip.up(home)
                 if not up:
                     down.append(home)
-                if (
-                    up or want.primaries
-                ):  # only asking tells whether a home replica that seems down can answer
+                # Only asking tells whether a home replica that seems down can answer.
+                if up or self._want.primaries:
                     direct.append(home)
         if direct:
             self._asked.update(direct)
-            frame = coordinator.rounds.write(self._id, key, encoded, ring=self.ring)
+            frame = coordinator.rounds.write(self._id, self._key, self._encoded, ring=self.ring)
             for home in direct:
                 coordinator.runtime.net.send(home, frame)
         for home in down:
             self._stand_in(home)
-        if own is None and place.holds:
-            self._ack(node, node)
 
     def _kept(self, durable: Future, home: str) -> None:
         """This node's own copy, for itself or as a hint for `home`, counts once it is durable."""
@@ -97,10 +104,11 @@ class Write:
         if responder not in acks:
             acks.add(responder)
             self._primaries += responder in self._homes
+        self._stood.add(home)
         self._covered.add(home)
         want = self._want
         if not self.future.done():
-            responders, primaries = self._counted() if self._groups else (len(acks), self._primaries)
+            responders, primaries = self._counted() if self._groups else (len(self._stood), self._primaries)
             if responders >= want.responders and primaries >= want.primaries:
                 self.future.set_result(None)
         if len(self._covered) == len(self._homes) and self.future.done():
@@ -154,11 +162,11 @@ class Write:
         if home not in self._asked:
             self._asked.add(home)
             net.send(home, rounds.write(self._id, self._key, self._encoded, ring=self.ring))
-        for fallback in self._passed:
+        if self._passed:  # one for each home replica: two hints for the same one would count once
+            fallback = self._passed.pop(0)
             self._standing_in[fallback] = home
             self._asked.add(fallback)
             net.send(fallback, rounds.write(self._id, self._key, self._encoded, home, self.ring))
-        self._passed.clear()
 
     def _keep_hint(self, home: str) -> None:
         """Nobody else is left: this node keeps the hint. It makes no further copy, and so does not count towards W."""
@@ -190,7 +198,7 @@ class Write:
             if c.sloppy:
                 (self._keep_hint if over else self._stand_in)(home)
         if over and not self.future.done():
-            counts = self._counted() if self._groups else (len(self._acks), self._primaries)
+            counts = self._counted() if self._groups else (len(self._stood), self._primaries)
             self.future.set_result(self._want.short(*counts))
         if over or (self.future.done() and not c.sloppy):
             self._close()

@@ -14,7 +14,15 @@ from workloads.workload import Options
 class Register:
     name = "register"
     sentence = "Many keys; every client gets, puts and deletes with its last causal context. Shows lost writes and siblings."
-    checkers = ("lost_writes", "siblings", "sessions", "resurrection", "convergence", "availability")
+    checkers = (
+        "lost_writes",
+        "siblings",
+        "sessions",
+        "resurrection",
+        "convergence",
+        "durability",
+        "availability",
+    )
     final_f = "get"
 
     def keys(self, options: Options) -> list[str]:

@@ -22,7 +22,15 @@ class Sessions:
         "Many keys; each request has a quorum of its own, and writes use contexts new, old and none. "
         "Shows sessions that do not hang together, and quorums that are counted wrongly."
     )
-    checkers = ("sessions", "lost_writes", "siblings", "resurrection", "convergence", "availability")
+    checkers = (
+        "sessions",
+        "lost_writes",
+        "siblings",
+        "resurrection",
+        "convergence",
+        "durability",
+        "availability",
+    )
     final_f = "get"
 
     def keys(self, options: Options) -> list[str]:

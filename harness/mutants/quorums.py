@@ -165,7 +165,7 @@ QUORUMS: tuple[Mutant, ...] = (
             ),
         ),
         combination="strict",
-        seen_by=("sessions",),
+        seen_by=("sessions", "durability"),
     ),
     Mutant(
         name="r-one-short",
@@ -198,7 +198,7 @@ QUORUMS: tuple[Mutant, ...] = (
             ),
         ),
         combination="strict",
-        seen_by=("sessions",),
+        seen_by=("sessions", "durability"),
     ),
     Mutant(
         name="repair-not-awaited",
@@ -226,7 +226,7 @@ QUORUMS: tuple[Mutant, ...] = (
             ),
         ),
         combination="every-copy",
-        seen_by=("sessions", "lost_writes"),
+        seen_by=("durability", "sessions", "lost_writes"),
     ),
     Mutant(
         name="replica-acks-unsynced",
@@ -240,6 +240,21 @@ QUORUMS: tuple[Mutant, ...] = (
             ),
         ),
         combination="every-copy",
-        seen_by=("sessions", "lost_writes"),
+        seen_by=("durability", "sessions", "lost_writes"),
+    ),
+    Mutant(
+        name="hint-acks-unsynced",
+        sentence="A fallback acknowledges a hint before it is durable.",
+        mirrors="hints in memory first, on disk later",
+        patches=(
+            Patch(
+                "store/node.py",
+                "            durable = self.hints.store(message.hint_for, message.key, message.record)\n",
+                "            self.hints.store(message.hint_for, message.key, message.record)\n"
+                "            durable = None\n",
+            ),
+        ),
+        combination="hinted-copies",
+        seen_by=("durability",),
     ),
 )

@@ -71,6 +71,8 @@ def guarantees(settings: Settings) -> dict[str, Any]:
             settings.workload == "sessions" or _overlap(settings)
         ):
             promised["sessions"] = _sessions(settings)
+        if not set(settings.nemesis) - _KEEP_DISKS:
+            promised["durability"] = {"w": settings.w, "pw": settings.pw}
     else:
         # Separate hosts have separate clocks, and a clock fault moves them apart: then newest is not last.
         skewed = settings.world != "sim" or "clock" in settings.nemesis

@@ -10,6 +10,7 @@ from checkers import reference
 from checkers.availability import Availability
 from checkers.cart import Cart
 from checkers.convergence import Convergence
+from checkers.durability import Durability
 from checkers.lost_writes import LostWrites
 from checkers.reference import Expected
 from checkers.resurrection import Resurrection
@@ -74,6 +75,12 @@ def test_resurrection_decides_what_its_definition_says(history: History) -> None
 @given(register_histories())
 def test_sessions_decides_what_its_definition_says(history: History) -> None:
     agree(Sessions(), history, reference.sessions(history))
+
+
+@many
+@given(register_histories())
+def test_durability_decides_what_its_definition_says(history: History) -> None:
+    agree(Durability(), history, reference.durability(history))
 
 
 @many

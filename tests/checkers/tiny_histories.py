@@ -24,7 +24,7 @@ GUARANTEES: tuple[dict[str, Any], ...] = (
     {"lost_writes": "lww", "convergence": {"after": "full-read", "bound_seconds": 1}},
     {"lost_writes": "lww-skewed", "convergence": {"after": "delivery"}},
     {"lost_writes": "causal", "convergence": {"after": "handoff", "bound_seconds": 0.02}},
-    {"sessions": {"n": 3, "r": 2, "w": 2, "pr": 2, "pw": 2}},
+    {"sessions": {"n": 3, "r": 2, "w": 2, "pr": 2, "pw": 2}, "durability": {"w": 2, "pw": 0}},
     {"sessions": {"n": 3, "r": 2, "w": 2, "pr": 1, "pw": 1, "strict": True, "regular": True}},
     {"sessions": {"n": 3, "r": 1, "w": 3, "pr": 0, "pw": 3, "strict": True, "blocking": False}},
     {

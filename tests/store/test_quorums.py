@@ -147,6 +147,28 @@ def test_a_read_and_its_repair_together_take_no_longer_than_the_request_may() ->
     play(scene)
 
 
+def test_a_home_replica_and_the_fallback_that_stood_in_for_it_count_as_one_copy() -> None:
+    async def scene(c: Scene) -> None:
+        homes = await c.homes("k")
+        await c.world.inject(Pause(tuple(homes[1:])))
+
+        async def wake() -> None:
+            await c.world.sleep(SECOND // 2)
+            await c.world.inject(Resume((homes[1],)))
+
+        def drops(_dst: str, message: messages.Message) -> bool:
+            return isinstance(message, messages.Write) and message.hint_for == homes[2]
+
+        c.mute(homes[0], drops)  # nobody can stand in for the third
+        waking = c.world.spawn(wake(), name="wake")
+        reply = await c.ask(homes[0], "PUT", "/kv/b/k?w=3", b"v")
+        await waking
+        # The first, the second, and a fallback with a hint for the second have it: three nodes, two copies.
+        assert (reply.status, msgspec.json.decode(reply.body)["got"]) == (503, 2)
+
+    play(scene)
+
+
 def test_a_home_replica_that_only_seems_down_is_asked_where_home_replicas_are_wanted() -> None:
     async def scene(c: Scene) -> None:
         homes = await c.homes("k")
