@@ -223,7 +223,7 @@ def interrupted(folder: Path, settings: Settings, around: Mapping[str, Any], com
     results.put(folder / results.SCHEDULE, schedules.dumps(schedules.Schedule.from_history(history)))
     results.conclude(folder, settings, found, environment={**around, "interrupted": True}, command=command)
     draw(folder, history, found, results.read_logs(folder), command)
-    tell(folder, settings, found, history, command, as_json=False)
+    tell(folder, settings, found, history, command, as_json=False, replayable=bool(bad))
     return exits.INTERRUPTED
 
 
@@ -262,7 +262,14 @@ def _first_line(problem: BaseException) -> str:
 
 
 def tell(
-    folder: Path, settings: Settings, found: results.Results, history: History, command: str, *, as_json: bool
+    folder: Path,
+    settings: Settings,
+    found: results.Results,
+    history: History,
+    command: str,
+    *,
+    as_json: bool,
+    replayable: bool = True,
 ) -> None:
     """How it ended: the verdict in a sentence, the witness, the report's path, and the command that repeats it."""
     if as_json:
@@ -295,7 +302,7 @@ def tell(
     if (folder / results.REPORT).is_file():
         screen.out(f"report   {folder / results.REPORT}")
     screen.out(f"repeat   {command}")
-    if settings.world != "sim":
+    if settings.world != "sim" and replayable:
         screen.out(f"replay   sunder replay {folder}")
 
 

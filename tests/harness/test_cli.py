@@ -99,6 +99,8 @@ def test_ctrl_c_writes_what_there_is_and_exits_130(capsys: pytest.CaptureFixture
 def test_a_run_that_was_interrupted_undecided_leaves_nothing_to_reproduce(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    call(["run", "--seed", "15", "--world", "docker"])
+    assert "sunder replay" not in capsys.readouterr().out
     call(["run", "--seed", "15"])
     capsys.readouterr()
     assert call(["replay", str(LATEST)]) == 254
