@@ -139,3 +139,22 @@ def test_a_tree_that_has_gone_wrong_is_built_anew() -> None:
         assert held.built().root == right
 
     nodes.play(scene)
+
+
+def test_sectors_that_cannot_be_read_are_mended_like_any_other_damage() -> None:
+    nodes = alone()
+
+    async def scene(c: Cluster) -> None:
+        nodes.plant("n1", range(KEYS))
+        await c.world.sleep(SECOND)
+        before = nodes.held("n1")
+        assert nodes.world._seats["n1"].machine.platter.rot(2, unreadable=True)  # pyright: ignore[reportPrivateUsage]
+        for _ in range(2):
+            await done(nodes, c, "n1", nodes["n1"].anti_entropy.rebuild())
+        assert nodes["n1"].anti_entropy.counters.damaged_frames >= 1
+        assert nodes["n1"].anti_entropy.counters.rebuild_failures == 0
+        await c.world.sleep(SECOND)
+        await restarted(c, "n1")
+        assert nodes.held("n1") == before
+
+    nodes.play(scene)
