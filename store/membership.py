@@ -16,14 +16,13 @@ started the larger one never acknowledged it. docs/decisions/008-membership.md g
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 
 from store import messages, ring
 from store.config import Config
-from store.epochs import Epochs
 from store.gossip import Gossip
 from store.hints import Hints
 from store.log import RING, Log
@@ -31,9 +30,7 @@ from store.messages import RingAsk, RingJoin, RingProgress, RingState
 from store.replica import Replica, packed, unpacked
 from store.ring import Change, Ring, State
 from store.runtime import BadMessage, Future, Runtime
-
-Exchange = Callable[[str, int], Awaitable[bool]]
-"""exchange(peer, token range): both hold the join of what they held; whether that is durably so on both sides."""
+from store.transfer import Transfer
 
 REPEAT_TELLING_NS = 200_000_000
 """A node that is behind is told of the present ring so often at most, however many of its messages are refused."""
@@ -55,8 +52,7 @@ class Membership:
         gossip: Gossip,
         hints: Hints,
         replica: Replica,
-        epochs: Epochs,
-        exchange: Exchange,
+        transfer: Transfer,
     ) -> None:
         self._config = config
         self._runtime = runtime
@@ -65,17 +61,12 @@ class Membership:
         self._gossip = gossip
         self._hints = hints
         self._replica = replica
-        self._epochs = epochs
-        self._exchange = exchange
+        self._transfer = transfer
         self._progress: dict[str, RingProgress] = {}
         """What members have said of the present version."""
-        self._fetched: set[int] = set()
-        """Token ranges that this node holds as a new home, in the present change."""
         self._waker: Future | None = None
         self._replaced = False
         """Whether another node has taken this one's place without asking it."""
-        self._ahead = False
-        """Whether this node was written to as a home by a ring that it does not know yet."""
         self._told_ns: dict[str, int] = {}
         self._was_member = self.stays = config.node in ring.state.members
         """`stays`: whether this node is a member that is not leaving, and so may stand in for others."""
@@ -234,11 +225,13 @@ class Membership:
         """Whether to serve what was asked under another version of the ring than this node's."""
         if not self.admits(src, message.ring):
             return False
-        self._ahead |= message.ring > self._ring.version
+        self._transfer.ahead |= message.ring > self._ring.version
         if isinstance(message, messages.Read):
             return True
         return (
-            self.stays if message.hint_for else self._config.node in self._ring.state.members or self._ahead
+            self.stays
+            if message.hint_for
+            else self._config.node in self._ring.state.members or self._transfer.ahead
         )
 
     def may_exchange(self, src: str) -> bool:
@@ -297,10 +290,10 @@ class Membership:
         durable = None
         if ring.version_of(state) > self._ring.version:
             self._ring.adopt(state)
-            self._ahead = False
+            self._transfer.ahead = False
             self._progress.clear()
             if state.phase == "joint":
-                self._fetched.clear()
+                self._transfer.fetched.clear()
             self._runtime.log(f"ring: epoch {state.epoch}, {_told(state)}")
             self._look_for_oneself(before)
             durable = self._log.append(self.payload() or b"")
@@ -386,7 +379,7 @@ class Membership:
         missing = [m for m in state.members if m != self._config.node and m not in self._progress]
         match state.phase:
             case "joint" if not missing:
-                waits = await self._fetch(state)
+                waits = await self._transfer.fetch()
             case "moved":
                 waits = ""
             case "settling" | "settled" if state.phase == "settled" or not missing:
@@ -395,66 +388,21 @@ class Membership:
                 waits = f"the acknowledgement of {', '.join(missing)}"
         return not waits, waits
 
-    async def _fetch(self, state: State) -> str:
-        """Takes over every range that this node is to hold, from so many who hold it that every quorum of writes is met."""
-        n, w, me = self._config.n, self._config.w, self._config.node
-        version = self._ring.version
-        for token_range in range(self._ring.token_ranges):
-            groups = self._ring.joint(token_range, n)
-            if not groups or me in groups[0] or me not in groups[1] or token_range in self._fetched:
-                continue
-            sources = [home for home in groups[0] if home != state.dead]
-            if not await self._reconciled(token_range, sources, min(n - w + 1, len(sources))):
-                return f"token range {token_range}, to be fetched from {', '.join(sources)}"
-            if self._ring.version != version:
-                return "a newer ring"
-            self._fetched.add(token_range)
-        return ""
-
     async def _hand_over(self, state: State) -> str:
-        """Gives every range that this node holds and no longer owns to all its home replicas, and forgets it."""
-        n, me = self._config.n, self._config.node
-        if me not in state.members:
-            self._forget(hints_too=self._replaced)
+        """Gives up what this node no longer owns: to those who do, as long as it is one of those whom they ask."""
+        if self._config.node not in state.members:
+            self._transfer.forget()
+            if self._replaced:
+                self._hints.forget_all()
             return ""
-        for token_range, kept in self._replica.ranges.items():
-            homes = self._ring.holders(token_range, n)
-            if me in homes or not kept.records:
-                continue
-            if not await self._reconciled(token_range, homes, len(homes)):
-                return f"token range {token_range}, to be handed over to {', '.join(homes)}"
-            if self._ahead or self._ring.holders(token_range, n) != homes:
-                return "a newer ring"
-            # All of it: what came meanwhile came from a home, out of the exchange, since writes are kept as hints.
-            for key in list(kept.records):
-                self._drop(key)
-        if me == state.leaver and self._hints.depths():
-            return f"hints for {', '.join(sorted(self._hints.depths()))}"
-        departed = [target for target in self._hints.depths() if self._departed(target)]
-        return f"hints for {', '.join(sorted(departed))}, who left" if departed else ""
-
-    def _forget(self, *, hints_too: bool) -> None:
-        """Gives up what a node that is no member holds. It left, and has handed everything over; or it was replaced, and
-        what it knows may be older than what the others have agreed to forget since: it must not come back."""
-        for kept in self._replica.ranges.values():
-            for key in list(kept.records):
-                self._drop(key)
-        if hints_too:
-            self._hints.forget_all()
-
-    def _drop(self, key: bytes) -> None:
-        # The range may come back here one day: this node must not go on counting where it does not know how far it was.
-        self._epochs.retire(self._replica.record(key).clock)
-        self._replica.drop(key)
-
-    async def _reconciled(self, token_range: int, peers: Iterable[str], need: int) -> bool:
-        """Whether this node and at least `need` of the peers each hold what both held of the range; tries all that seem up."""
-        reached = 0
-        for peer in sorted(peers, key=lambda p: not self._gossip.up(p)):
-            if reached >= need and not self._gossip.up(peer):
-                break
-            reached += await self._exchange(peer, token_range)
-        return reached >= need
+        waits = await self._transfer.hand_over()
+        depths = self._hints.depths()
+        if not waits and self._config.node == state.leaver and depths:
+            waits = f"hints for {', '.join(sorted(depths))}"
+        departed = sorted(filter(self._departed, depths))
+        if not waits and departed:
+            waits = f"hints for {', '.join(departed)}, who left"
+        return waits
 
     # Hints for those who left.
 

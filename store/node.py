@@ -40,6 +40,7 @@ from store.replica import Replica
 from store.ring import Ring
 from store.rounds import Rounds
 from store.runtime import BadMessage, Future, Runtime
+from store.transfer import Transfer
 
 
 class Node:
@@ -92,8 +93,7 @@ class Node:
             self.gossip,
             self.hints,
             self.replica,
-            self.epochs,
-            self.anti_entropy.exchange,
+            Transfer(config, self.ring, self.replica, self.gossip, self.epochs, self.anti_entropy.exchange),
         )
         self.membership.listeners.append(self._ring_changed)
         self.reaper = Reaper(self.coordinator, self.rounds, self.membership.steady)

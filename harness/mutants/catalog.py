@@ -303,7 +303,7 @@ class Read:
         mirrors="riak_kv#223: an owner that answers 404 before its handoff has begun",
         patches=(
             Patch(
-                "store/membership.py",
+                "store/transfer.py",
                 "            reached += await self._exchange(peer, token_range)\n",
                 "            reached += 1\n",
             ),

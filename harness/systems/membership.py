@@ -13,6 +13,7 @@ MECHANISM = "POST to /admin/join, /admin/leave or /admin/replace of a member"
 ASK_NS = 1_000_000_000
 LOOK_EVERY_NS = 250_000_000
 SETTLE_NS_MAX = 60_000_000_000
+PATIENCE_LOOKS = 4
 
 Ring = dict[str, Any]
 
@@ -52,6 +53,11 @@ class RingNemesis:
         """Asks one member after another until one says yes or no. `after` is what all know a moment later."""
         injected_ns = self._world.now_ns()
         before = await self._rings()
+        for _ in range(PATIENCE_LOOKS):
+            if before:
+                break
+            await self._world.sleep(LOOK_EVERY_NS)  # all of them are dead, for a moment
+            before = await self._rings()
         members: list[str] = max(before.values(), key=lambda r: r["epoch"])["nodes"] if before else []
         # Not always the same one first: behind a partition two members may each begin a change.
         turn = injected_ns // 1_000 % max(len(members), 1)
