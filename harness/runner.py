@@ -178,7 +178,7 @@ def build_world(settings: Settings, seed: int, folder: Path | None) -> World:
     finally:
         client.close()
     return DockerWorld(
-        node_names(settings),
+        (*node_names(settings), *spare_names(settings)),
         config,
         Path(settings.store_path or Path(store.__file__).parents[1]),
         image,
