@@ -36,7 +36,7 @@ from history.op import NEMESIS, PROBE, Op, Process
 from history.recorder import Recorder
 from history.schedule import Schedule, Scripted, TimedFault
 from nemeses.fault import DESTRUCTIVE
-from nemeses.plan import Timed, budget, healers, plan
+from nemeses.plan import Timed, budget, creeping, healers, plan
 from store.node import Node
 from workloads import WORKLOADS
 from workloads.workload import Options, Workload
@@ -133,6 +133,10 @@ def sentence(verdict: Valid, verdicts: list[Verdict]) -> str:
 def faults_of(settings: Settings, seed: int) -> list[Timed]:
     """Every fault that a run with this seed will ask for, in order; what `--dry-run` prints."""
     names, draw = node_names(settings), Draws(seed)
+    if settings.creeping_rot:
+        return creeping(
+            names, int(settings.time_seconds * 1e9), int(settings.nemesis_interval_seconds * 1e9), draw
+        )
     return plan(
         settings.nemesis,
         names,

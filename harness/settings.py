@@ -57,6 +57,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     anti_entropy_interval_seconds: float = 2.0
     anti_entropy_rebuild_seconds: float = 3_600.0
     mixed_hashes: bool = False
+    creeping_rot: bool = False
     reap_after_seconds: float = 3600.0
     sloppy: bool = True
     value_bytes: int = 0
@@ -335,6 +336,12 @@ OPTIONS: tuple[Option, ...] = (
         field="anti_entropy_rebuild_seconds",
     ),
     Option(
+        "creeping-rot",
+        _switch,
+        "",
+        "the disks of all nodes rot in turn, an interval apart, and at last all restart; with --nemesis rot,kill",
+    ),
+    Option(
         "mixed-hashes",
         _switch,
         "",
@@ -536,6 +543,10 @@ def _contradictions(s: Settings) -> tuple[tuple[bool, str], ...]:
         (
             s.nemesis_interval_seconds <= 0,
             f"nemesis-interval={s.nemesis_interval_seconds:g}s has no end of faults: choose more than 0s",
+        ),
+        (
+            s.creeping_rot and set(s.nemesis) != {"rot", "kill"},
+            "creeping-rot is rot of all disks and a restart of all nodes: use it with --nemesis rot,kill",
         ),
         (
             s.anti_entropy_interval_seconds < 0.001,

@@ -96,6 +96,16 @@ COMBINATIONS: dict[str, Combination] = {
             keys=40,  # few writes are overwritten, so that what one replica missed is still missing at the end
         ),
         _cell(
+            "creeping-rot",
+            "All disks rot in turn and at last all nodes restart: who reads its disk back in time loses nothing.",
+            "register",
+            "rot,kill",
+            creeping_rot=True,
+            nodes=3,
+            keys=400,  # few writes are overwritten, so that what had rotted everywhere is still missed at the end
+            anti_entropy_rebuild_seconds=0.3,
+        ),
+        _cell(
             "mixed-hashes",
             "In the midst of an upgrade: nodes that hash their trees differently do not compare, and all else goes on.",
             "register",

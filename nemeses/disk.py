@@ -12,6 +12,7 @@ from nemeses.process import some
 
 SLOWER_MIN, SLOWER_MAX = 5, 60
 FLIPS_MAX = 4
+CREEP_FLIPS = 2_000
 
 
 def _one(nodes: tuple[str, ...], draw: Draw, what: str, number: int) -> tuple[str, ...]:
@@ -40,6 +41,11 @@ def rot(nodes: tuple[str, ...], draw: Draw, number: int) -> Rot:
         unreadable=draw("rot-unreadable", number) % 4 == 0,
         stopped=draw("rot-stopped", number) % 2 == 0,
     )
+
+
+def creep(node: str) -> Rot:
+    """Most of what the disk of a running node holds."""
+    return Rot((node,), flips=CREEP_FLIPS)
 
 
 def fsync(nodes: tuple[str, ...], draw: Draw, number: int) -> FailFsync | SlowFsync:

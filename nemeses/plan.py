@@ -170,6 +170,22 @@ def plan(
     return sorted((e for e in events if e.at_ns < time_ns), key=lambda e: (e.at_ns, e.number))
 
 
+def creeping(nodes: tuple[str, ...], time_ns: int, interval_ns: int, draw: Draw) -> list[Timed]:
+    """Rot that creeps: one running node's disk after the other, an interval apart, and in the end all restart at once.
+
+    No budget bounds it: who reads its disk back within an interval loses nothing, whoever does not loses what was written before.
+    """
+    events: list[Timed] = []
+    at_ns = max(interval_ns // 4, time_ns - (len(nodes) + 1) * interval_ns)
+    for number, node in enumerate(shuffled(nodes, draw, "creep"), 1):
+        events.append(Timed(at_ns, 2 * number, disk.creep(node)))
+        events.append(Timed(at_ns + interval_ns // 8, 2 * number + 1, MendDisk((node,))))
+        at_ns += interval_ns
+    number = 2 * len(nodes) + 2
+    events += [Timed(at_ns, number, Kill(nodes)), Timed(at_ns + interval_ns // 4, number + 1, Restart(nodes))]
+    return [e for e in events if e.at_ns < time_ns]
+
+
 def healers(families: tuple[str, ...], nodes: tuple[str, ...]) -> list[Fault]:
     """What ends all harm of these families, in order: links first, then processes, then clocks."""
     order = (

@@ -270,6 +270,25 @@ class Read:
         seen_by=("convergence",),
     ),
     Mutant(
+        name="rebuild-from-memory",
+        sentence="The periodic rebuild goes through memory and never reads the disk: rot stays until it is on all copies.",
+        mirrors="scrubbing that is served from a cache",
+        patches=(
+            Patch(
+                "store/rebuild.py",
+                "            damaged = await self._read_back(visit)\n",
+                """\
+            damaged = 0
+            for held in ranges.values():
+                for key in list(held.records):
+                    visit(self._replica.payload(key))
+""",
+            ),
+        ),
+        combination="creeping-rot",
+        seen_by=("lost_writes",),
+    ),
+    Mutant(
         name="exchange-overwrites",
         sentence="Anti-entropy puts what the peer sends in the place of what is held, instead of joining the two.",
         mirrors="repair that copies the other replica's record whole: what this one alone knew is lost",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from nemeses.fault import (
     FailFsync,
     HealPartition,
     Join,
+    Kill,
     Leave,
     MendDisk,
     Partition,
@@ -28,7 +31,7 @@ from nemeses.fault import (
     Snapshot,
     Wipe,
 )
-from nemeses.plan import budget, healers, is_harm, plan, undo
+from nemeses.plan import budget, creeping, healers, is_harm, plan, undo
 
 FIVE = ("a", "b", "c", "d", "e")
 SECOND = 1_000_000_000
@@ -203,3 +206,14 @@ def test_a_rollback_puts_back_a_copy_that_was_taken_before(seed: int) -> None:
             taken.add(timed.fault.nodes)
         if isinstance(timed.fault, Rollback):
             assert timed.fault.nodes in taken
+
+
+def test_creeping_rot_strikes_every_node_in_turn_and_all_restart_when_the_last_had_time_to_look() -> None:
+    for seed in range(20):
+        planned = creeping(FIVE, 60 * SECOND, 2 * SECOND, Draws(seed))
+        rots = [(t.at_ns, t.fault) for t in planned if isinstance(t.fault, Rot)]
+        assert sorted(node for _, rot in rots for node in rot.nodes) == sorted(FIVE)
+        assert not any(rot.stopped for _, rot in rots)
+        assert {later - at for (at, _), (later, _) in pairwise(rots)} == {2 * SECOND}
+        assert [t.fault for t in planned[-2:]] == [Kill(FIVE), Restart(FIVE)]
+        assert planned[-2].at_ns == rots[-1][0] + 2 * SECOND < 60 * SECOND
