@@ -80,7 +80,7 @@ class Reader:
         self._buffer += more
         whole = self._start + len(self._buffer) >= self._size
         found: list[Found] = []
-        at = 0
+        at = self._intact(found)
         while at < len(self._buffer):
             end, payload = self._frame_at(at)
             if payload is not None:
@@ -103,6 +103,25 @@ class Reader:
             self._end_damage(found, self._start)
         return found
 
+    def _intact(self, found: list[Found]) -> int:
+        """Takes the whole frames at the beginning of the buffer, in one go: nearly all there are. Returns where they end."""
+        if self._damaged_from is not None:
+            return 0
+        buffer, start, seed, unpack = self._buffer, self._start, self._seed, _HEAD.unpack_from
+        at, size = 0, len(self._buffer)
+        while (begin := at + HEAD_BYTES) <= size:
+            magic, length, check = unpack(buffer, at)
+            end = begin + length
+            if magic != MAGIC or not length or end > size:
+                break
+            payload = buffer[begin:end]
+            offset = start + at
+            if _crc(payload, (seed ^ offset * _SPREAD ^ length) & 0xFFFFFFFF) != check:
+                break
+            found.append(Found(offset, start + end, payload))
+            at = end
+        return at
+
     def _end_damage(self, found: list[Found], end: int) -> None:
         if self._damaged_from is not None:
             found.append(Found(self._damaged_from, end, None))
@@ -116,7 +135,7 @@ class Reader:
         if start > len(buffer):
             return int(offset + HEAD_BYTES <= self._size), None
         magic, length, check = _HEAD.unpack_from(buffer, at)
-        if magic != MAGIC or offset + HEAD_BYTES + length > self._size:
+        if magic != MAGIC or not length or offset + HEAD_BYTES + length > self._size:
             return 0, None
         end = start + length
         if end > len(buffer):

@@ -34,6 +34,7 @@ from store.segments import MERGE, Segment, inventory
 
 PUT, DROP, HINT, HINT_DONE, LIFE, AGE, ROUND, MARK = b"P", b"X", b"H", b"D", b"E", b"A", b"R", b"M"
 RING = b"G"
+_SHADOWS = DROP + HINT_DONE
 LATEST = frozenset({LIFE, AGE, RING})
 """Kinds of which only the latest payload counts."""
 
@@ -65,7 +66,7 @@ def entry_of(payload: bytes) -> Entry | None:
 
 def is_shadow(payload: bytes) -> bool:
     """Whether it ends an entry that an older file may hold."""
-    return payload[:1] in (DROP, HINT_DONE)
+    return payload[0] in _SHADOWS
 
 
 def mark(size: int) -> bytes:
@@ -147,12 +148,13 @@ class Log:
             found += part
         safe, tail, end = split(found)
         for f in safe + tail:
-            if f.payload is None:
+            payload = f.payload
+            if payload is None:
                 recovered.bad_records += 1
                 segment.hints_low, segment.hints_high = 0, 1 << 64  # whatever it was
-            elif f.payload[:1] != MARK:
-                entry = restore(f.payload)
-                self._account(segment, f.payload, entry_of(f.payload) if entry is None else entry)
+            elif payload[0] != MARK[0]:
+                entry = restore(payload)
+                self._account(segment, payload, entry_of(payload) if entry is None else entry)
         recovered.bytes_cut += size - end
         segment.size = size
         if not tail or end < size or tail[-1].payload != mark(tail[-1].offset):
