@@ -26,7 +26,7 @@ from harness.settings import Settings
 from harness.sim.draws import Draws
 from harness.sim.world import SimWorld
 from harness.systems import dynamo
-from harness.systems.membership import MECHANISM, RingNemesis
+from harness.systems.membership import RingNemesis
 from harness.world import Refused, Silence, World
 from history.generator import Generator, any_of, clients, time_limit
 from history.header import Header
@@ -251,10 +251,7 @@ class _Run:
                 **(stage.guarantee(self.scene, settings.mode, self.scale) if self.scene else {}),
             },
             families=settings.nemesis,
-            mechanisms={
-                f: MECHANISM if f == "membership" else self.world.support(f).mechanism
-                for f in settings.nemesis
-            },
+            mechanisms={f: self.world.support(f).mechanism for f in settings.nemesis},
             config=configuration(settings),
         )
         self.sink = (

@@ -21,7 +21,10 @@ ReadRepair = Literal["blocking", "async", "off"]
 SEED_MAX = 2**63 - 1
 NEAR = 0.6
 """How alike two names are (difflib's ratio) before one is suggested for the other: a slip of the finger or two."""
-FAMILIES_OF: dict[str, tuple[str, ...]] = {"sim": FAMILIES, "docker": ("partition", "kill", "pause")}
+FAMILIES_OF: dict[str, tuple[str, ...]] = {
+    "sim": FAMILIES,
+    "docker": ("partition", "kill", "pause", "membership"),
+}
 """Which fault families each world can make at all; `sunder doctor` says which of them work on this machine."""
 
 

@@ -36,6 +36,10 @@ class Support(msgspec.Struct, frozen=True):
     remedy: str = ""
 
 
+BY_THE_SYSTEM = Support("membership", "POST to /admin/join, /admin/leave or /admin/replace of a member")
+"""What no world does: it gives spare nodes, and the system under test changes its ring itself."""
+
+
 class World(Protocol):
     """`sim`, `docker` (later `ssh`). All times are nanoseconds since `start` returned, by a monotonic clock."""
 

@@ -9,7 +9,7 @@ import msgspec
 
 from harness.docker import image, links
 from harness.docker.engine import Engine, NoEngine, engine, run_once
-from harness.world import Support
+from harness.world import BY_THE_SYSTEM, Support
 
 
 class Diagnosis(msgspec.Struct, frozen=True):
@@ -65,6 +65,7 @@ def supports(cuts: bool) -> dict[str, Support]:
         ),
         Support("kill", "SIGKILL to the store's process; its container stays"),
         Support("pause", "SIGSTOP to the store's process"),
+        BY_THE_SYSTEM,
         Support("clock", remedy="Clock faults are made in the simulator only so far: use --world sim."),
         Support("power", remedy="Power loss is made in the simulator only so far: use --world sim."),
         *(

@@ -24,7 +24,7 @@ from harness.sim.loop import SimLoop
 from harness.sim.network import Network
 from harness.sim.runtime import EPOCH_NS, Machine, SimRuntime
 from harness.sim.trace import Trace
-from harness.world import Refused, Silence, Support, Unsupported
+from harness.world import BY_THE_SYSTEM, Refused, Silence, Support, Unsupported
 from nemeses.fault import (
     Evidence,
     FailFsync,
@@ -366,6 +366,8 @@ class SimWorld:
         return pair
 
     def support(self, family: str) -> Support:
+        if family == BY_THE_SYSTEM.family:
+            return BY_THE_SYSTEM
         if family in MECHANISMS:
             return Support(family, MECHANISMS[family])
         return Support(family, remedy=f"the simulator makes {', '.join(MECHANISMS)}; choose one of those")

@@ -6,10 +6,9 @@ from typing import Any
 
 import msgspec
 
-from harness.world import Refused, Silence, Unsupported, World
+from harness.world import BY_THE_SYSTEM, Refused, Silence, Unsupported, World
 from nemeses.fault import Evidence, Join, Kill, Leave, Replace, Restart, RingFault, SettleRing
 
-MECHANISM = "POST to /admin/join, /admin/leave or /admin/replace of a member"
 ASK_NS = 1_000_000_000
 LOOK_EVERY_NS = 250_000_000
 SETTLE_NS_MAX = 60_000_000_000
@@ -100,7 +99,8 @@ class RingNemesis:
     def _evidence(
         self, verified: bool, injected_ns: int, before: dict[str, object], after: dict[str, object]
     ) -> Evidence:
-        return Evidence(verified, MECHANISM, injected_ns, self._world.now_ns(), before, after)
+        mechanism = BY_THE_SYSTEM.mechanism
+        return Evidence(verified, mechanism, injected_ns, self._world.now_ns(), before, after)
 
     async def _rings(self) -> dict[str, Ring]:
         """The ring as each node that answers knows it."""
