@@ -65,7 +65,6 @@ def supports(cuts: bool) -> dict[str, Support]:
         ),
         Support("kill", "SIGKILL to the store's process; its container stays"),
         Support("pause", "SIGSTOP to the store's process"),
-        BY_THE_SYSTEM,
         Support("clock", remedy="Clock faults are made in the simulator only so far: use --world sim."),
         Support("power", remedy="Power loss is made in the simulator only so far: use --world sim."),
         *(
@@ -78,6 +77,7 @@ def supports(cuts: bool) -> dict[str, Support]:
                 ("disk-full", "Disks fill up"),
             )
         ),
+        BY_THE_SYSTEM,
     ]
     return {support.family: support for support in found}
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
+
 from history.header import Header
 from history.history import History
 from history.journal import MemoryJournal, read
@@ -153,7 +155,7 @@ def test_an_add_to_the_set_brackets_its_requests_and_unites_the_siblings() -> No
         ("put", "ok", 0),
     ]
     assert history.operations[2].invoke.meta["context"] == [1, 3]
-    assert body.decode(connection.asked[1][2], Elements).elements == [1, 2, 3, 9]
+    assert msgspec.json.decode(connection.asked[1][2], type=Elements).elements == [1, 2, 3, 9]
 
 
 def test_an_indefinite_put_makes_the_add_indefinite_and_a_failed_read_makes_it_fail() -> None:
@@ -185,5 +187,5 @@ def test_a_remove_says_whether_it_saw_the_item() -> None:
     )
     outer = [o for o in history.operations if o.parent is None]
     assert [o.meta["observed"] for o in outer] == [True, False]
-    assert body.decode(connection.asked[1][2], Cart) == Cart(5, [1], [1])
+    assert msgspec.json.decode(connection.asked[1][2], type=Cart) == Cart(5, [1], [1])
     assert [o.f for o in history.operations if o.parent == outer[1].index] == ["get"]
