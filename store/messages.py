@@ -11,6 +11,8 @@ import msgspec
 
 Round = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 """A round of a token range (store/rounds.py)."""
+Beat = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
+"""A generation, or a heartbeat: more than can have been, and room for whoever has to outdo it."""
 Index = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 
 
@@ -63,7 +65,7 @@ class ForwardDone(msgspec.Struct, frozen=True, array_like=True, tag=6, gc=False)
 class Gossip(msgspec.Struct, frozen=True, array_like=True, tag=7):
     """Each node's (generation, heartbeat) as the sender knows it. `answer`: please tell me yours."""
 
-    heartbeats: dict[str, tuple[int, int]]
+    heartbeats: dict[str, tuple[Beat, Beat]]
     answer: bool
     ring: Round = 0
     """Version of the ring that the sender knows."""

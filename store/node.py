@@ -267,8 +267,7 @@ class Node:
             return api.encode_error(problem.status, str(problem))
         if len(requests) != 1:
             return api.encode_error(400, "one whole request at a time")
-        end = len(request) - len(requests[0].body)
-        if requests[0].keep_alive and request[end - 4 : end] == b"\r\n\r\n":
+        if requests[0].keep_alive and not parser.partial:
             self._parser = parser  # it stands at the beginning of a request, as on a connection that is kept
         return await self.api.handle(requests[0])
 

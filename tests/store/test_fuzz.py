@@ -13,12 +13,13 @@ import garbage
 import msgspec
 import pytest
 from cluster import SECOND, Cluster
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from node_processes import NodeProcesses
 
 from harness.sim.world import SimWorld
 from harness.world import Silence
+from store import door, messages
 from store.config import Config
 from store.node import Node
 from store.runtime import BadMessage
@@ -93,7 +94,14 @@ def _received(node: Node, frame: bytes) -> None:
         node.received(src, frame)
 
 
+_PUT = b"PUT /kv/other/k HTTP/1.1\r\n"
+_UNFINISHED = (
+    _PUT + b"Content-Length: 1\r\n\r\nx" + _PUT + b"Transfer-Encoding: chunked\r\n\r\na0\r\n\r\n\r\nx"
+)
+
+
 @given(throws)
+@example([("a", "http", _UNFINISHED)])
 @ordinarily
 def test_garbage_changes_no_key_and_no_node_stumbles(thrown: list[tuple[str, str, bytes]]) -> None:
     _throw_in_the_simulator(thrown)
@@ -104,6 +112,12 @@ def test_garbage_changes_no_key_and_no_node_stumbles(thrown: list[tuple[str, str
 @thoroughly
 def test_much_garbage_changes_no_key_and_no_node_stumbles(thrown: list[tuple[str, str, bytes]]) -> None:
     _throw_in_the_simulator(thrown)
+
+
+def test_a_heartbeat_that_nobody_could_outdo_is_refused() -> None:
+    outdone = messages.encode(messages.Gossip({"a": ((1 << 64) - 1, (1 << 64) - 1)}, False))
+    with pytest.raises(BadMessage):
+        door.opened(outdone, NODES)
 
 
 @pytest.fixture(scope="module")
