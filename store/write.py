@@ -115,11 +115,10 @@ class Write:
             self._close()
 
     def _counted(self) -> tuple[int, int]:
-        """Responders, and home replicas among them, of the old or of the new homes, whichever has fewer."""
-        stands_for = self._standing_in
+        """What W and pw count while the range moves: of the old or of the new homes, whichever have fewer."""
         return (
-            min(sum(r in group or stands_for.get(r) in group for r in self._acks) for group in self._groups),
-            min(sum(r in group for r in self._acks) for group in self._groups),
+            min(sum(home in self._stood for home in group) for group in self._groups),
+            min(sum(home in self._acks for home in group) for group in self._groups),
         )
 
     def elsewhere(self) -> bool:

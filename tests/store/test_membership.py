@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from ringed import ALL, MEMBERS, SECOND, Ringed, play
 
 from harness.sim.world import SimWorld
 from nemeses import partition
-from nemeses.fault import HealPartition, Kill, Partition, PowerLoss, Restart
+from nemeses.fault import HealPartition, Kill, Partition, Pause, PowerLoss, Restart, Resume
+from store import ring
 from store.config import Config
 from store.node import Node
+from store.ring import Change, Ring, State
 
 WITH_SIX = (*MEMBERS, "n6")
 
@@ -148,6 +151,35 @@ def test_a_write_in_the_joint_phase_stands_with_the_old_and_with_the_new_homes()
         await c.settled(4, WITH_SIX)
         assert (await c.ring("n1"))["ranges"] != before
         assert await c.unheld(20, ALL) == []
+
+    play(scene)
+
+
+def test_in_the_joint_phase_too_a_home_and_the_fallback_that_stood_in_for_it_count_as_one_copy() -> None:
+    now = Ring(MEMBERS, 32)
+    owners = ring.owners_with(now.state.owners, "n6")
+    members = dict.fromkeys(WITH_SIX, "")
+    now.adopt(State(1, now.state.owners, members, "joint", Change("join", "n6", "", owners)))
+    groups = {f"k{i}": now.joint(now.range_of(b"b/k%d" % i), 3) for i in range(1_000)}
+    key = next(k for k, g in groups.items() if g and {*g[0][:2]} < {*g[1]})
+    first, second, third = groups[key][0]
+    dead = next(n for n in MEMBERS if n not in groups[key][0])  # so that the change cannot go on
+
+    async def scene(c: Ringed) -> None:
+        await c.world.inject(Kill((dead,)))
+        await c.world.sleep(4 * SECOND)
+        assert await c.change(first, "join", name="n6") == 202
+        await c.world.sleep(SECOND)
+
+        async def wake() -> None:
+            await c.world.sleep(SECOND // 2)
+            await c.world.inject(Resume((second,)))
+
+        await c.world.inject(Pause((second, third, "n6")))
+        waking = c.world.spawn(wake(), name="wake")
+        reply = await c.ask(first, "PUT", f"/kv/b/{key}?w=3", b"v")
+        await waking
+        assert (reply.status, msgspec.json.decode(reply.body)["got"]) == (503, 2)
 
     play(scene)
 
