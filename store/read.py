@@ -79,7 +79,7 @@ class Read:
             durable.add_done_callback(partial(self._read_durably, record))
 
     def _read_durably(self, record: bytes, durable: Future) -> None:
-        if durable.exception() is None:
+        if durable.exception() is None and not self._closed:  # a disk may be slower than the request may take
             self._take(self._c.config.node, record)
 
     def _answered(self, src: str, message: ReadDone) -> None:

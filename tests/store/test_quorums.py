@@ -169,6 +169,23 @@ def test_a_home_replica_and_the_fallback_that_stood_in_for_it_count_as_one_copy(
     play(scene)
 
 
+def test_a_disk_that_is_slower_than_a_read_may_be_changes_nothing_any_more() -> None:
+    async def scene(c: Scene) -> None:
+        homes = await c.homes("k")
+        node = c.nodes[homes[0]]
+        await c.world.inject(Kill(tuple(n for n in NODES if n not in homes[:2])))
+        syncing = node.runtime.future()
+        coordinator: Any = node.coordinator
+        coordinator.unsynced = lambda _key, _place: syncing
+        assert (await c.ask(homes[0], "GET", "/kv/b/k")).status == 503
+        syncing.set_result(None)
+        await c.world.sleep(SECOND)
+        assert len(node.calls) == 0
+
+    logs = play(scene, sloppy=False, anti_entropy=False)
+    assert "Traceback" not in "".join(logs.values())
+
+
 def test_a_home_replica_that_only_seems_down_is_asked_where_home_replicas_are_wanted() -> None:
     async def scene(c: Scene) -> None:
         homes = await c.homes("k")
