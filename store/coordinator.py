@@ -228,15 +228,18 @@ class Coordinator:
             entries_max=entries_max,
         )
         if len(record.clock) >= entries_max:
-            self._count_truncated(held, context, actor, record)
+            self.truncated((*held.clock, *context), record)
         return record
 
-    def _count_truncated(self, held: Record, context: tuple[Entry, ...], actor: int, record: Record) -> None:
-        """What a truncated clock forgot may come back as a false sibling: the price is counted."""
-        known = {entry[0] for entry in (*held.clock, *context)} | {actor}
-        if len(known) > len(record.clock):
+    def truncated(self, known: tuple[Entry, ...], record: Record) -> None:
+        """What a truncated clock forgot of `known` may come back as a false sibling: the price is counted. An entry may come back
+        older than it was, in an old context or from an old replica: its actor must not go on counting from there."""
+        kept = {entry[0] for entry in record.clock}
+        dropped = {entry[0]: entry for entry in known if entry[0] not in kept}
+        if dropped:
             self.metrics.clock_truncations += 1
-            self.metrics.clock_entries_dropped += len(known) - len(record.clock)
+            self.metrics.clock_entries_dropped += len(dropped)
+            self.epochs.retire(tuple(dropped.values()))
 
     async def get(self, key: bytes, want: Want) -> Record:
         """The joined knowledge of R responders; with blocking read repair R of them hold it before it is returned."""

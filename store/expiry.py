@@ -44,6 +44,7 @@ async def bury(coordinator: Coordinator, key: bytes) -> bool:
     else:
         actor = coordinator.epochs.actor(held.clock, {})
         record = versions.expire(held, actor, wall_ns, entries_max=coordinator.config.clock_entries_max)
+        coordinator.truncated(held.clock, record)
     try:
         await coordinator.write(key, record, place.terms.write)
     except (Unsatisfied, DiskError):

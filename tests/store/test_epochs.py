@@ -75,9 +75,10 @@ def test_when_the_numbers_run_out_another_life_id_is_drawn() -> None:
     assert life.actor(((first, 1, 0),), {}) == first, "what it made before is still its own"
 
 
-def run(scene: Callable[[Cluster], Awaitable[None]], seed: int = 1) -> SimWorld:
+def run(scene: Callable[[Cluster], Awaitable[None]], seed: int = 1, **settings: Any) -> SimWorld:
     def build(node: str, runtime: Any) -> Node:
-        return Node(Config(node=node, peers=dict.fromkeys(NODES, ""), anti_entropy=False), runtime)
+        config = Config(node=node, peers=dict.fromkeys(NODES, ""), anti_entropy=False, **settings)
+        return Node(config, runtime)
 
     world = SimWorld(NODES, seed, build)
 
@@ -124,6 +125,33 @@ def test_a_node_that_was_rolled_back_makes_no_dot_twice() -> None:
         assert b"2" in await c.held("n2", "k")
 
     run(scene)
+
+
+def test_an_actor_that_truncation_dropped_is_not_taken_up_again_when_an_old_replica_brings_its_entry_back() -> (
+    None
+):
+    async def scene(c: Cluster) -> None:
+        first, second, third = await c.homes("k")
+        one = await c.ask(first, "PUT", "/kv/b/k?w=3&returnbody=true", b"1")
+        await c.world.inject(Kill((third,)))
+        two = await c.ask(first, "PUT", "/kv/b/k?returnbody=true", b"2", context=one.context)
+        await c.ask(first, "PUT", "/kv/b/k?ttl_seconds=3", b"3", context=two.context)
+        await c.world.sleep(SECOND)
+        await c.ask(second, "PUT", "/kv/b/k", b"beside")  # as new as what expires: that entry is dropped
+        await c.world.inject(Kill((second,)))
+        await c.world.sleep(6 * SECOND)
+        assert await c.held(first, "k") == [b"beside"]
+        await c.world.inject(Restart((third,)))  # where the first one's entry is as old as its first write
+        await c.world.sleep(4 * SECOND)
+        back = await c.ask(first, "GET", "/kv/b/k")
+        assert back.values == [b"1", b"beside"]
+        assert (await c.ask(first, "PUT", "/kv/b/k", b"new", context=back.context)).status == 204
+        await c.world.inject(Restart((second,)))  # which knows how far the first one had counted
+        await c.world.sleep(4 * SECOND)
+        for node in NODES:
+            assert b"new" in (await c.ask(node, "GET", "/kv/b/k?r=3")).values
+
+    run(scene, sloppy=False, hinted_handoff=False, clock_entries_max=1, reap_interval_ms=300)
 
 
 def test_a_generation_goes_up_though_the_disk_has_forgotten_it() -> None:
