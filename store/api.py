@@ -22,7 +22,7 @@ from store.coordinator import Unsatisfied, Want
 from store.membership import NotNow
 from store.ring import token
 from store.runtime import DiskError, Future
-from store.versions import BadContext, Record
+from store.versions import BadContext, Record, Version
 
 if TYPE_CHECKING:
     from store.node import Node
@@ -461,7 +461,7 @@ class Api:
         if len(live) == 1:
             return encode_response(200, live[0].body, headers=headers)
         if "multipart/mixed" in request.headers.get("accept", ""):
-            return _multipart(record, headers)
+            return _multipart(live, headers)
         return encode_json(300, [None if v.deleted else v.body for v in live], headers)
 
     def _key(self, rest: list[str]) -> bytes:
@@ -525,16 +525,16 @@ def _plain(encoded: bytes) -> dict[str, Any]:
     }
 
 
-def _multipart(record: Record, headers: bytes) -> bytes:
+def _multipart(live: tuple[Version, ...], headers: bytes) -> bytes:
     # The boundary is drawn from the content itself, so that no value can contain it and equal replies are equal bytes.
-    boundary = f"{token(versions.encode(record)):016x}"
+    boundary = f"{token(versions.encode(Record((), live))):016x}"
     parts = b"".join(
         f"--{boundary}\r\nContent-Type: application/octet-stream\r\n".encode()
         + (b"X-Deleted: true\r\n" if v.deleted else b"")
         + b"\r\n"
         + v.body
         + b"\r\n"
-        for v in record.versions
+        for v in live
     )
     body = parts + f"--{boundary}--\r\n".encode()
     return encode_response(300, body, f"multipart/mixed; boundary={boundary}".encode(), headers)

@@ -134,6 +134,18 @@ def test_a_sibling_that_expires_leaves_the_others_alone() -> None:
     play(scene)
 
 
+def test_what_has_expired_is_hidden_from_who_asks_for_multipart_too() -> None:
+    async def scene(c: Cluster) -> None:
+        home = (await c.homes("k"))[0]
+        for value, more in ((b"one", ""), (b"two", ""), (b"goes", "?ttl_seconds=1")):
+            await c.ask(home, "PUT", f"/kv/b/k{more}", value)
+        await c.world.sleep(SECOND)
+        body = (await c.ask("n2", "GET", "/kv/b/k", head="Accept: multipart/mixed\r\n")).body
+        assert [body.count(value) for value in (b"one", b"two", b"goes")] == [1, 1, 0]
+
+    play(scene, reap_interval_ms=60_000)
+
+
 def test_an_old_context_after_a_reap_never_makes_a_dot_twice() -> None:
     async def scene(c: Cluster) -> None:
         home, other, _ = await c.homes("k")
