@@ -7,6 +7,7 @@ restart of its holder, and is tried for ever, with back-off and a rate limit (De
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from itertools import islice
 
 from store import messages, versions
 from store.config import Config
@@ -216,7 +217,7 @@ class Hints:
 
     async def _deliver(self, target: str) -> bool:
         """Hands over one window of hints, each under its own id. Returns whether all were acknowledged."""
-        window = list(self._pending[target].items())[:WINDOW]
+        window = list(islice(self._pending[target].items(), WINDOW))
         sent: list[tuple[int, Gather]] = []
         for id, (key, record) in window:
             gather = Gather(

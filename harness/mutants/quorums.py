@@ -129,13 +129,13 @@ QUORUMS: tuple[Mutant, ...] = (
         patches=(
             Patch(
                 "store/hints.py",
-                "        window = list(self._pending[target].items())[:WINDOW]\n",
+                "        window = list(islice(self._pending[target].items(), WINDOW))\n",
                 """\
         now = self._runtime.clock.mono_ns()
         for id in [id for id in self._pending[target] if now - self._kept_ns.get(id, now) > 2_000_000_000]:
             self._drop(target, id)
             self._log.append(packed(HINT_DONE, id.to_bytes(8, "big"), target.encode()))
-        window = list(self._pending.get(target, {}).items())[:WINDOW]
+        window = list(islice(self._pending.get(target, {}).items(), WINDOW))
 """,
             ),
             Patch(

@@ -158,7 +158,7 @@ def test_a_write_in_the_joint_phase_stands_with_the_old_and_with_the_new_homes()
 def test_in_the_joint_phase_too_a_home_and_the_fallback_that_stood_in_for_it_count_as_one_copy() -> None:
     now = Ring(MEMBERS, 32)
     owners = ring.owners_with(now.state.owners, "n6")
-    members = dict.fromkeys(WITH_SIX, "")
+    members: dict[str, str] = dict.fromkeys(WITH_SIX, "")
     now.adopt(State(1, now.state.owners, members, "joint", Change("join", "n6", "", owners)))
     groups = {f"k{i}": now.joint(now.range_of(b"b/k%d" % i), 3) for i in range(1_000)}
     key = next(k for k, g in groups.items() if g and {*g[0][:2]} < {*g[1]})

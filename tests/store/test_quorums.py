@@ -175,8 +175,12 @@ def test_a_disk_that_is_slower_than_a_read_may_be_changes_nothing_any_more() -> 
         node = c.nodes[homes[0]]
         await c.world.inject(Kill(tuple(n for n in NODES if n not in homes[:2])))
         syncing = node.runtime.future()
+
+        def unsynced(*_: Any) -> Any:
+            return syncing
+
         coordinator: Any = node.coordinator
-        coordinator.unsynced = lambda _key, _place: syncing
+        coordinator.unsynced = unsynced
         assert (await c.ask(homes[0], "GET", "/kv/b/k")).status == 503
         syncing.set_result(None)
         await c.world.sleep(SECOND)
