@@ -159,6 +159,7 @@ def test_the_doctor_names_the_engine_the_image_and_every_family() -> None:
         "partition",
         "kill",
         "pause",
+        "membership",
     ]
     assert all(support.mechanism or support.remedy for support in doctor.diagnose())
 
