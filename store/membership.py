@@ -120,6 +120,7 @@ class Membership:
         state = self._free()
         if node in state.members:
             raise NotNow(f"{node} is a member already")
+        self._admit(state, node)
         members = {**state.members, node: self._address_of(node, address)}
         return self._begin(state, members, Change("join", node, "", ring.owners_with(state.owners, node)))
 
@@ -143,12 +144,19 @@ class Membership:
             raise NotNow(f"{dead} is no member")
         if node in state.members:
             raise NotNow(f"{node} is a member already")
+        self._admit(state, node)
         if dead == self._config.node:
             raise NotNow(f"{dead} lives: ask another node, or let it leave")
         members = {m: a for m, a in state.members.items() if m != dead}
         members[node] = self._address_of(node, address)
         owners = ring.owners_replaced(state.owners, dead, node)
         return self._begin(state, members, Change("replace", node, dead, owners))
+
+    @staticmethod
+    def _admit(state: State, node: str) -> None:
+        """It missed what was reaped since, if it was replaced, and would not know that it has to forget what it holds."""
+        if node in state.replaced:
+            raise NotNow(f"{node} was replaced: give it another name, and an empty disk")
 
     def _address_of(self, node: str, address: str) -> str:
         """What was given, or what the configuration knows."""
@@ -170,7 +178,8 @@ class Membership:
 
     def _begin(self, state: State, members: dict[str, str], change: Change) -> Future:
         ordered = {name: members[name] for name in sorted(members)}
-        durable = self._adopt(State(state.epoch + 1, state.owners, ordered, "joint", change))
+        replaced = (*state.replaced, change.dead) if change.dead else state.replaced
+        durable = self._adopt(State(state.epoch + 1, state.owners, ordered, "joint", change, replaced))
         assert durable is not None, "a state with the next epoch is newer"
         self._spread(ordered)
         return durable
@@ -185,6 +194,8 @@ class Membership:
                     state = ring.decode(encoded)
                 except msgspec.DecodeError as problem:
                     raise BadMessage(f"no ring: {problem}") from None
+                if not ring.is_sound(state):
+                    raise BadMessage("no ring is ever in such a state")
                 self._adopt(state)
             case RingAsk():
                 self.tell(src)

@@ -43,6 +43,8 @@ class State(msgspec.Struct, frozen=True, array_like=True):
     """Who takes part, with the addresses of their peer listeners: who is leaving still does, who is replaced does not."""
     phase: Phase = "settled"
     change: Change | None = None
+    replaced: tuple[str, ...] = ()
+    """Whose place others have ever taken. Their disks may hold what the ring has agreed to forget: none of them comes back."""
 
     @property
     def owners_next(self) -> tuple[str, ...]:
@@ -74,6 +76,22 @@ def version_of(state: State) -> int:
     return state.epoch << 32 | zlib.crc32(encode(state)) if state.epoch else 0
 
 
+EPOCH_MAX = 1 << 28
+"""No ring has changed so often; what is above would not fit into frames as a version."""
+
+
+def is_sound(state: State) -> bool:
+    """Whether a ring could be in this state: who adopts one that no ring is in would keep it, and pass it on."""
+    lasting, members = set(state.lasting()), set(state.members)
+    return (
+        0 <= state.epoch < EPOCH_MAX
+        and (state.change is None) == (state.phase == "settled")
+        and set(state.owners) <= (members | {state.dead} if state.dead else members)
+        and set(state.owners_next) <= lasting
+        and len(state.owners_next) == len(state.owners)
+    )
+
+
 def advanced(state: State) -> State:
     """The next phase of a change; every node that makes this step makes the same one."""
     match state.phase:
@@ -83,7 +101,7 @@ def advanced(state: State) -> State:
             return msgspec.structs.replace(state, epoch=state.epoch + 1, phase="settling")
         case "settling":
             members = {m: state.members[m] for m in sorted(state.lasting())}
-            return State(state.epoch + 1, state.owners_next, members)
+            return State(state.epoch + 1, state.owners_next, members, replaced=state.replaced)
         case "settled":
             raise AssertionError("nothing is in progress")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 from ringed import ALL, MEMBERS, SECOND, Ringed, play
@@ -11,6 +13,7 @@ from nemeses import partition
 from nemeses.fault import HealPartition, Kill, Partition, Pause, PowerLoss, Restart, Resume
 from store import ring
 from store.config import Config
+from store.messages import RingState, encode
 from store.node import Node
 from store.ring import Change, Ring, State
 
@@ -140,6 +143,60 @@ def test_no_new_home_is_read_before_it_has_everything() -> None:
         assert await c.unheld(40, ALL) == []
 
     play(scene)
+
+
+def test_who_was_replaced_does_not_come_back_under_its_name() -> None:
+    async def scene(c: Ringed) -> None:
+        await c.world.inject(Kill(("n3",)))
+        assert await c.change("n2", "replace", dead="n3", name="n6") == 202
+        members = ("n1", "n2", "n4", "n5", "n6")
+        await c.settled(4, members, *members)
+        # It would come up with all that it holds, though the others have reaped without it.
+        for kind, more in (("join", ""), ("replace", ', "dead": "n1"')):
+            reply = await c.ask("n2", "POST", f"/admin/{kind}", f'{{"name": "n3"{more}}}'.encode())
+            assert (reply.status, b"n3 was replaced" in reply.body) == (409, True)
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epoch": 1 << 40},
+        {"epoch": -1},
+        {"owners": ("nobody",) * 32},
+        {"phase": "joint"},
+        {"change": Change("join", "n6", "", ("n1",) * 32)},
+        {"phase": "joint", "change": Change("join", "n6", "", ("n1",))},
+        {"phase": "joint", "change": Change("leave", "n2", "", ("n2",) * 32)},
+    ],
+    ids=["late", "early", "owners", "no change", "settled", "short", "leaver"],
+)
+def test_a_state_that_no_ring_is_ever_in_is_not_adopted(change: dict[str, Any]) -> None:
+    nodes: dict[str, Node] = {}
+    members: dict[str, str] = dict.fromkeys(MEMBERS, "")
+    state = State(1, ring.first_owners(MEMBERS, 32), members)
+
+    def build(node: str, runtime: Any) -> Node:
+        nodes[node] = Node(Config(node=node, peers=members), runtime)
+        return nodes[node]
+
+    world = SimWorld(MEMBERS, 1, build)
+
+    async def main() -> None:
+        await world.start()
+        try:
+            c = Ringed(world)
+            bad = RingState(ring.encode(msgspec.structs.replace(state, **change)))
+            nodes["n2"].runtime.net.send("n1", encode(bad))
+            await world.sleep(5 * SECOND)
+            assert await c.known(*MEMBERS) == {(0, "settled", MEMBERS)}
+            assert (await c.ask("n1", "PUT", "/kv/b/k?w=3", b"v")).status == 204
+        finally:
+            await world.stop()
+
+    assert ring.is_sound(state)
+    world.run(main())
 
 
 def test_a_write_in_the_joint_phase_stands_with_the_old_and_with_the_new_homes() -> None:
