@@ -10,6 +10,7 @@ What ends an entry (a drop, a hint that is done) is kept as long as an older fil
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from store.config import Config
 from store.frames import Found, Reader, framed
@@ -87,7 +88,9 @@ class Compaction:
                 await self._copy(segment, await self._survey(segment, None), target, older)
             disk.append(MERGE, framed([mark(target.size)], target.seed, target.size))
         except DiskError as problem:
-            # Nothing of the old has been touched, and nobody was told anything.
+            # Nothing of the old has been touched, and nobody was told anything. What room there is belongs to the log.
+            with suppress(DiskError):
+                disk.unlink(MERGE)
             self._runtime.log(f"a merge of {len(run)} segments was given up: {problem}")
             return False
         await disk.fsync(MERGE)

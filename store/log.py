@@ -195,8 +195,11 @@ class Log:
     def holder(self, entry: Entry) -> Segment | None:
         """The segment that holds the latest durable record of the entry."""
         held = self._where.get(entry)
-        while held is not None and held.into is not None:
-            held = held.into
+        if held is not None and held.into is not None:
+            while held.into is not None:
+                held = held.into
+            # Or what is never written again would lead through every file that it was ever merged into.
+            self._where[entry] = held
         return held
 
     def held_by(self, segment: Segment) -> list[Entry]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from log_bench import Bench
 
 from harness.sim.draws import Draws
-from store.segments import Segment, inventory, worth_merging
+from store.segments import MERGE, Segment, inventory, worth_merging
 
 KEYS = (b"a", b"b", b"c", b"gone", b"back")
 
@@ -186,12 +186,26 @@ def test_garbage_is_given_back_while_the_node_runs() -> None:
     assert bench.compaction.reclaimed_bytes > 20_000
 
 
+def test_the_account_of_an_entry_never_leads_through_all_merges() -> None:
+    bench = written()
+    for _ in range(5):
+        bench.do(bench.compaction.merge(bench.log.segments[:3]))
+    log: Any = bench.log
+    steps: list[Segment] = []
+    held: Segment = log._where[b"back"]
+    while held.into is not None:
+        steps.append(held)
+        held = held.into
+    assert len(steps) <= 1
+
+
 def test_a_merge_without_room_is_given_up_and_changes_nothing() -> None:
     bench = written()
     bench.platter.full = True
     bench.do(bench.compaction.merge(bench.log.segments[:7]))
     bench.platter.full = False
     assert bench.life.halted == ""
+    assert MERGE not in bench.platter.names, "it would take the room that the log needs"
     assert reopened(bench) == (EXPECTED, {3: b"hint"})
 
 
