@@ -121,6 +121,15 @@ COMBINATIONS: dict[str, Combination] = {
             reap_after_seconds=0.3,
         ),
         _cell(
+            "deletes-membership",
+            "Tombstones are reaped while nodes come, go and are replaced: nobody brings back what all had agreed to forget.",
+            "deletes",
+            "membership,partition,kill",
+            spares=2,
+            keys=30,
+            reap_after_seconds=0.3,
+        ),
+        _cell(
             "deletes-lww",
             "The same in lww, under wrong clocks: only a delete that its own value's home has made must win.",
             "deletes",
