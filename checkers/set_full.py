@@ -63,7 +63,7 @@ class SetFull:
             reason = "no read succeeded"
         elif counts.stable + counts.lost_count == 0:
             reason = reason or "no element was known and then read"
-        return conclude(
+        verdict = conclude(
             history,
             self.name,
             anomalies=found,
@@ -75,6 +75,10 @@ class SetFull:
                 "undecided": undecided[:ANOMALIES_MAX],
             },
         )
+        if counts.lost_count > 1:
+            told = f"{counts.lost_count} elements of {counts.attempts} are lost ({counts.acknowledged} were acknowledged)"
+            return msgspec.structs.replace(verdict, reason=f"{told}: {verdict.reason}")
+        return verdict
 
 
 def _known(add: Operation, seen: Presence | None) -> int:

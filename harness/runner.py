@@ -57,6 +57,10 @@ FINAL_RETRY_NS = 250_000_000
 GRACE_NS = 5_000_000_000
 
 
+LOSSES = frozenset({"lost_writes", "set_full", "cart", "durability"})
+"""The checkers whose findings nobody may overlook: a scene that did not go as told is a smaller matter."""
+
+
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """How far a run has come; times in seconds of its world."""
 
@@ -111,9 +115,14 @@ def judge(history: History, names: list[str] | None = None) -> tuple[Valid, str,
         names = list(workload.checkers) if workload else list(checkers.CHECKERS)
         if workload and "scene" in history.header.guarantees:
             names.insert(0, "scene")
-    verdicts = checkers.check_all(history, names)
+    verdicts = losses_first(checkers.check_all(history, names))
     verdict = compose(verdicts)
     return verdict, sentence(verdict, verdicts), verdicts
+
+
+def losses_first(verdicts: list[Verdict]) -> list[Verdict]:
+    """In the order in which they came, but those that found data lost before all others."""
+    return sorted(verdicts, key=lambda v: not (v.judged and v.valid is Valid.INVALID and v.checker in LOSSES))
 
 
 def sentence(verdict: Valid, verdicts: list[Verdict]) -> str:
@@ -127,7 +136,9 @@ def sentence(verdict: Valid, verdicts: list[Verdict]) -> str:
             return "unknown: nothing was judged"
         case _:
             assert worst is not None
-            return f"{verdict}: {worst.checker}: {worst.reason}"
+            also = [v.checker for v in judged if v.valid is Valid.INVALID and v is not worst]
+            more = f"; {len(also)} more invalid: {', '.join(also)}" if also else ""
+            return f"{verdict}: {worst.checker}: {worst.reason}{more}"
 
 
 def faults_of(settings: Settings, seed: int) -> list[Timed]:

@@ -213,9 +213,12 @@ def interrupted(folder: Path, settings: Settings, around: Mapping[str, Any], com
         screen.note(f"{folder} holds what was written until then")
         return exits.INTERRUPTED
     bad = [v for v in verdicts if v.judged and v.valid is Valid.INVALID]
+    clean = [v.checker for v in verdicts if v.judged and v.valid is Valid.VALID]
+    told = f"nothing wrong until then ({', '.join(clean)})" if clean else "nothing was decided"
     found = results.Results(
         verdict=Valid.INVALID if bad else Valid.UNKNOWN,
-        sentence=f"Interrupted after {len(history)} events; {bad[0].reason if bad else 'nothing was decided.'}",
+        sentence=f"Interrupted after {len(history)} events; "
+        f"{f'{bad[0].checker}: {bad[0].reason}' if bad else f'{told}, and what was not run proves nothing.'}",
         seed=settings.seed or 0,
         fingerprints=results.fingerprints(history.header, verdicts),
         results=tuple(verdicts),

@@ -122,6 +122,8 @@ def test_an_interrupted_run_writes_what_there_is(place: Path, number: signal.Sig
     assert "Interrupted after" in out
     results = json.loads((place / "runs/latest/results.json").read_text())
     assert results["verdict"] in ("unknown", "invalid")
+    if any(v["judged"] and v["valid"] == "valid" for v in results["results"]):
+        assert "nothing was decided" not in out
     assert (place / "runs/latest/schedule.json").is_file()
 
 

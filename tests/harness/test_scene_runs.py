@@ -60,6 +60,17 @@ def test_the_hot_key_in_lww_mode_loses_additions_and_counts_them(seed: int) -> N
     assert any(c["name"] == "last-writer-wins-loses" and c["held"] == "yes" for c in claims)
 
 
+def test_lost_data_leads_and_the_broken_claims_of_the_scene_follow() -> None:
+    cells = [Cell(resolve({"scene": "hot-key", "mutant": "lww-wall-clock", "seed": 3}))]
+    with closing(run_cells(cells, 1)) as results:
+        (result,) = results
+    told = result.answer.sentence
+    assert told.startswith("invalid: set_full: "), told
+    assert "elements of 400 are lost (400 were acknowledged)" in told
+    assert told.endswith("; 2 more invalid: lost_writes, scene"), told
+    assert result.answer.fingerprints[0] == "set_full/lost/none"
+
+
 def test_a_scene_runs_again_byte_for_byte_from_its_schedule() -> None:
     settings = resolve({"scene": "stale-rejoin", "seed": 5})
     outcome = runner.execute(settings)
