@@ -8,7 +8,7 @@ from typing import Never
 
 import msgspec
 
-from store.config import Config
+from store.config import NAME_RULE, Config, is_name
 
 MISTAKE = 254
 """Exit status when the user has to change something, said in one sentence on stderr."""
@@ -78,10 +78,14 @@ def mistakes(config: Config) -> list[str]:
     if config.node not in config.peers:
         found.append(f"`peers` must also name this node, {config.node!r}")
     for name, address in config.peers.items():
+        if not is_name(name):
+            found.append(f"a node's name (`node`, `peers`) is made of {NAME_RULE}, not {name[:80]!r}")
         try:
             split_address(address)
         except ValueError:
             found.append(f"the address of {name!r} in `peers` must be host:port, not {address!r}")
+    if config.http_port == config.peer_port != 0:
+        found.append(f"`http_port` and `peer_port` must differ, and are both {config.http_port}")
     for field in ("http_port", "peer_port"):
         if not 0 <= getattr(config, field) < 65_536:
             found.append(f"`{field}` must be from 0 (any free port) to 65535")

@@ -325,15 +325,29 @@ class Api:
         try:
             match kind:
                 case "join":
+                    _, members, _ = membership.joining(asked.name, asked.address)
+                    await self._await_word(asked.name, members[asked.name])
                     durable = membership.begin_join(asked.name, asked.address)
                 case "leave":
                     durable = membership.begin_leave(asked.name)
                 case _:
+                    _, members, _ = membership.replacing(asked.dead, asked.name, asked.address)
+                    await self._await_word(asked.name, members[asked.name])
                     durable = membership.begin_replace(asked.dead, asked.name, asked.address)
         except NotNow as problem:
             raise Problem(409, str(problem)) from None
         await durable
         return encode_json(202, membership.view())
+
+    async def _await_word(self, node: str, address: str) -> None:
+        """Returns once the newcomer has said that it is there. Raises Problem."""
+        if not await self._node.newcomers.answers(node, address):
+            place = f" at {address}" if address else ""
+            raise Problem(
+                503,
+                f'{node} does not answer{place} as {node}: start it there first, with "join": true '
+                f"and {self._node.config.node} among its `peers`",
+            )
 
     def _key_of(self, request: Request) -> bytes:
         parts = request.path.split("/")

@@ -8,6 +8,16 @@ import msgspec
 
 from store.merkle import HASH_VERSION
 
+NAME_MAX = 64
+_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+NAME_RULE = f"letters, digits, `.`, `_` and `-`, at most {NAME_MAX} of them"
+
+
+def is_name(text: str) -> bool:
+    """Whether a node may be called so."""
+    return 0 < len(text) <= NAME_MAX and _NAME_CHARACTERS.issuperset(text)
+
+
 Mode = Literal["siblings", "lww"]
 ReadRepair = Literal["blocking", "async", "off"]
 

@@ -16,13 +16,13 @@ started the larger one never acknowledged it. docs/decisions/008-membership.md g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from store import messages, ring
-from store.config import Config
+from store.config import NAME_RULE, Config, is_name
 from store.gossip import Gossip
 from store.hints import Hints
 from store.log import RING, Log
@@ -72,6 +72,8 @@ class Membership:
         """`stays`: whether this node is a member that is not leaving, and so may stand in for others."""
         self.known = {*config.peers}
         """Whoever may have something to say: the nodes of the configuration, and all that were ever members."""
+        self.courted: list[str] = []
+        """Whom an operator wants to come in, and who are being asked just now whether they are there."""
         self.listeners: list[Callable[[], None]] = []
         """Called after every change of the ring's state, at once."""
         hints.departed = self._departed
@@ -115,14 +117,23 @@ class Membership:
 
     # The start of a change.
 
+    @property
+    def members(self) -> dict[str, str]:
+        """Who takes part now, and where."""
+        return self._ring.state.members
+
     def begin_join(self, node: str, address: str) -> Future:
         """Takes a node in. The future is set once this node has the change durably. Raises NotNow."""
+        return self._begin(*self.joining(node, address))
+
+    def joining(self, node: str, address: str) -> tuple[State, dict[str, str], Change]:
+        """What a join would begin with: the state, who takes part then, the change. Raises NotNow."""
         state = self._free()
         if node in state.members:
             raise NotNow(f"{node} is a member already")
         self._admit(state, node)
-        members = {**state.members, node: self._address_of(node, address)}
-        return self._begin(state, members, Change("join", node, "", ring.owners_with(state.owners, node)))
+        members = {**state.members, node: self._address_of(node, address, state.members)}
+        return state, members, Change("join", node, "", ring.owners_with(state.owners, node))
 
     def begin_leave(self, node: str) -> Future:
         """Lets a node go, which stays until others hold what it holds. Raises NotNow."""
@@ -139,6 +150,10 @@ class Membership:
 
     def begin_replace(self, dead: str, node: str, address: str) -> Future:
         """Puts a node in the place of one that is gone for ever. Raises NotNow."""
+        return self._begin(*self.replacing(dead, node, address))
+
+    def replacing(self, dead: str, node: str, address: str) -> tuple[State, dict[str, str], Change]:
+        """As `joining`, for a replacement. Raises NotNow."""
         state = self._free()
         if dead not in state.members:
             raise NotNow(f"{dead} is no member")
@@ -148,23 +163,28 @@ class Membership:
         if dead == self._config.node:
             raise NotNow(f"{dead} lives: ask another node, or let it leave")
         members = {m: a for m, a in state.members.items() if m != dead}
-        members[node] = self._address_of(node, address)
+        members[node] = self._address_of(node, address, members)
         owners = ring.owners_replaced(state.owners, dead, node)
-        return self._begin(state, members, Change("replace", node, dead, owners))
+        return state, members, Change("replace", node, dead, owners)
 
     @staticmethod
     def _admit(state: State, node: str) -> None:
         """It missed what was reaped since, if it was replaced, and would not know that it has to forget what it holds."""
+        if not is_name(node):
+            raise NotNow(f"a node's name is made of {NAME_RULE}, not {node[:80]!r}")
         if node in state.replaced:
             raise NotNow(f"{node} was replaced: give it another name, and an empty disk")
 
-    def _address_of(self, node: str, address: str) -> str:
+    def _address_of(self, node: str, address: str, others: Mapping[str, str]) -> str:
         """What was given, or what the configuration knows."""
         address = address or self._config.peers.get(node, "")
         host, _, port = address.rpartition(":")
         real = bool(self._config.peers.get(self._config.node))  # in a simulation nobody has any
         if real and not (host and port.isascii() and port.isdigit() and 0 < int(port) < 65_536):
             raise NotNow(f"the address of {node} must be host:port, not {address!r}")
+        for other, taken in others.items():
+            if real and taken == address:
+                raise NotNow(f"{address} is the address of {other}: give that of {node}")
         return address
 
     def _free(self) -> State:
@@ -207,7 +227,8 @@ class Membership:
                         self._wake()
                 self.heard(src, message.version)
             case RingJoin(address):
-                if self._ring.state.change is None and src not in self._ring.state.members:
+                state = self._ring.state
+                if state.change is None and src not in state.members and src not in self.courted:
                     try:
                         self.begin_join(src, address)
                     except NotNow:

@@ -34,6 +34,7 @@ from store.messages import (
     WriteDone,
 )
 from store.metrics import Metrics
+from store.newcomers import Newcomers
 from store.quorum import Calls
 from store.reaper import Reaper
 from store.replica import Replica
@@ -96,6 +97,7 @@ class Node:
             Transfer(config, self.ring, self.replica, self.gossip, self.epochs, self.anti_entropy.exchange),
         )
         self.membership.listeners.append(self._ring_changed)
+        self.newcomers = Newcomers(config, runtime, self.membership, self.calls)
         self.reaper = Reaper(self.coordinator, self.rounds, self.membership.steady)
         self.api = Api(self)
         self.forwarding = Forwarding(

@@ -66,6 +66,10 @@ class Network(Protocol):
         """From now on `node` can be sent to, at this address; what was known of it is forgotten if that was another."""
         ...
 
+    def forget(self, node: str) -> None:
+        """Undoes `meet` of a node that the configuration does not name."""
+        ...
+
     def on_message(self, handler: Callable[[str, bytes], None]) -> None:
         """Sets the one handler, called with (source node's name, frame). It raises BadMessage for what is no message."""
         ...

@@ -240,6 +240,9 @@ class SimNet:
     def meet(self, node: str, address: str) -> None:
         """Every node of the world has its links from the start."""
 
+    def forget(self, node: str) -> None:
+        """And keeps them."""
+
     def on_message(self, handler: Handler) -> None:
         if not self._gate.shut:
             self._network.listens(self._node, handler, self._gate)

@@ -13,6 +13,8 @@ ASK_NS = 1_000_000_000
 LOOK_EVERY_NS = 250_000_000
 SETTLE_NS_MAX = 60_000_000_000
 PATIENCE_LOOKS = 4
+UNHEARD = 503
+"""The member has no answer of the newcomer's, or its disk is full: another may do better."""
 
 Ring = dict[str, Any]
 
@@ -70,7 +72,8 @@ class RingNemesis:
                 status, told = answer
                 accepted = status == 202
                 refusal = "" if accepted else told["error"]
-                break
+                if status != UNHEARD:
+                    break
         if accepted:
             await self._world.sleep(LOOK_EVERY_NS)
         after = await self._rings()

@@ -213,6 +213,8 @@ class Peer:
         self._rest_seconds = REDIAL_SECONDS_MIN
         self._rest_until = 0.0
         self._mourned = False
+        self._met = False
+        """Whether a connection has ever stood."""
 
     def send(self, frame: bytes) -> None:
         size = len(frame)
@@ -283,7 +285,9 @@ class Peer:
         self._rest_seconds = REDIAL_SECONDS_MIN
         if self._mourned:
             self._mourned = False
-            self._network.log(f"connected to {self.name} at {self.address} again")
+            again = " again" if self._met else ""
+            self._network.log(f"connected to {self.name} at {self.address}{again}")
+        self._met = True
         self.flush()
 
     def disconnected(self, connection: Outgoing, why: str) -> None:
@@ -359,6 +363,11 @@ class RealNetwork:
             self._peers[node] = Peer(node, address, self)
             if known is not None:
                 known.close()
+
+    def forget(self, node: str) -> None:
+        known = self._peers.pop(node, None)
+        if known is not None:
+            known.close()
 
     def on_message(self, handler: Callable[[str, bytes], None]) -> None:
         self.handler = handler

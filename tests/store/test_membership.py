@@ -100,6 +100,9 @@ def test_a_second_change_is_refused_with_a_sentence_while_one_is_in_progress() -
         ("replace", b'{"name": "n6", "dead": "n1"}', "n1 lives"),
         ("join", b'{"nome": "n6"}', "nome"),
         ("join", b"garbage", "malformed"),
+        ("join", b'{"name": "n 6"}', "letters, digits"),
+        ("join", b'{"name": ""}', "letters, digits"),
+        ("replace", b'{"name": "../n6", "dead": "n2"}', "letters, digits"),
     ],
 )
 def test_a_change_that_makes_no_sense_is_refused_with_a_sentence(
@@ -110,6 +113,27 @@ def test_a_change_that_makes_no_sense_is_refused_with_a_sentence(
         assert reply.status in (400, 409)
         assert sentence in reply.body.decode()
         assert await c.known() == {(0, "settled", MEMBERS)}
+
+    play(scene)
+
+
+@pytest.mark.parametrize("body", [{"name": "n6"}, {"name": "n6", "dead": "n2"}])
+def test_who_does_not_answer_is_not_let_in_and_holds_up_nobody_and_may_come_later(
+    body: dict[str, str],
+) -> None:
+    kind = "replace" if "dead" in body else "join"
+
+    async def scene(c: Ringed) -> None:
+        await c.world.inject(Kill(("n6",)))
+        reply = await c.ask("n1", "POST", f"/admin/{kind}", msgspec.json.encode(body))
+        assert reply.status == 503
+        told = msgspec.json.decode(reply.body)["error"]
+        assert told.startswith('n6 does not answer as n6: start it there first, with "join": true')
+        assert await c.known(*MEMBERS) == {(0, "settled", MEMBERS)}
+        assert await c.change("n1", "join", name="n7") == 202
+        await c.settled(4, (*MEMBERS, "n7"), *MEMBERS, "n7")
+        await c.world.inject(Restart(("n6",)))
+        assert await c.change("n1", kind, **body) == 202
 
     play(scene)
 

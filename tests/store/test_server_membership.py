@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from node_processes import START_SECONDS_MAX, NodeProcesses
+from node_processes import START_SECONDS_MAX, NodeProcesses, free_ports
 
 
 class Growing(NodeProcesses):
@@ -52,6 +52,16 @@ def test_a_node_that_no_configuration_names_joins_and_another_leaves_and_nothing
             lambda: "it calls itself 'd'" in ring.log("a"), True
         )  # no secret: an operator has to say so
         assert ring.change("b", "join", name="d", address="nowhere") == 409
+        # A slip in name or address begins nothing, and leaves nothing behind that lets anybody in.
+        assert ring.change("b", "join", name="d", address=ring.everybody["a"]) == 409
+        for name, at in (("d", free_ports(1)[0]), ("g", ring.peer_ports["d"])):
+            slip = msgspec.json.encode({"name": name, "address": f"127.0.0.1:{at}"})
+            reply = ring.ask("b", "POST", "/admin/join", slip)
+            assert reply.status == 503
+            assert f"{name} does not answer at 127.0.0.1:{at} as {name}: start it there first" in str(
+                reply.body
+            )
+        assert ring.members("b") == ("settled", ("a", "b", "c"))
         assert ring.change("b", "join", name="d", address=ring.everybody["d"]) == 202
         for name in "abcd":
             ring.until(partial(ring.members, name), ("settled", ("a", "b", "c", "d")))

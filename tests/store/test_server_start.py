@@ -47,6 +47,8 @@ def test_the_example_is_a_configuration() -> None:
     [
         ({"node": "z"}, "`peers` must also name this node, 'z'"),
         ({"peers": {"a": "here", "b": "h:1", "c": "h:1"}}, "the address of 'a' in `peers` must be host:port, not 'here'"),
+        ({"http_port": 8_001, "peer_port": 8_001}, "`http_port` and `peer_port` must differ, and are both 8001"),
+        ({"peers": {"a": "h:1", "b/c": "h:1", "c": "h:1"}}, "letters, digits, `.`, `_` and `-`, at most 64 of them, not 'b/c'"),
         ({"n": 4}, "`n` is 4, but the ring begins with only 3 nodes"),
         ({"w": 4}, "`w` must be from 1 to n, which is 3"),
         ({"r": 0}, "`r` must be from 1 to n, which is 3"),
