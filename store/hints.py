@@ -23,6 +23,8 @@ from store.versions import Record
 
 WINDOW = 32
 """Hints in flight to one target at a time."""
+JOINED_MIN = 8
+"""From so many hints of one key on, what they know together is kept: a key that is hot gets one with every write."""
 
 
 class Hints:
@@ -50,6 +52,9 @@ class Hints:
         self._next = 0
         self._pending: dict[str, dict[int, tuple[bytes, bytes]]] = {}
         self._by_key: dict[bytes, dict[int, bytes]] = {}
+        self._joined: dict[bytes, tuple[int, Record]] = {}
+        """What the many hints of a key know together, up to the one of this id. Those that were handed off since count too: what
+        they said is no less true."""
         self._unsynced: dict[bytes, dict[int, Future]] = {}
         self._draining: set[str] = set()
         self._wakers: dict[str, Future] = {}
@@ -141,6 +146,7 @@ class Hints:
         del held[id]
         if not held:
             del self._by_key[hint[0]]
+            self._joined.pop(hint[0], None)
 
     def record(self, key: bytes, *, lww: bool) -> Record | None:
         """What the hints held for this key know of it together, whoever they are for."""
@@ -148,9 +154,13 @@ class Hints:
         if not held:
             return None
         merge = versions.sync_lww if lww else versions.sync
-        joined = versions.EMPTY
-        for encoded in held.values():
-            joined = merge(joined, versions.decode(encoded))
+        latest, joined = self._joined.get(key, (0, versions.EMPTY))
+        for id in reversed(held):
+            if id <= latest:
+                break
+            joined = merge(joined, versions.decode(held[id]))
+        if len(held) >= JOINED_MIN:
+            self._joined[key] = next(reversed(held)), joined
         return joined
 
     def pending(self) -> list[tuple[str, bytes, bytes]]:

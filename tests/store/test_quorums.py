@@ -11,7 +11,7 @@ from cluster import SECOND, Cluster
 
 from harness.sim.world import SimWorld
 from nemeses.fault import Kill, Partition, Pause, Restart, Resume
-from store import messages
+from store import messages, versions
 from store.__main__ import mistakes
 from store.api import Request
 from store.config import Bucket, Config
@@ -20,6 +20,7 @@ from store.messages import Forward, ReadDone, WriteDone
 from store.node import Node
 from store.quorum import Calls
 from store.runtime import DiskError
+from store.versions import Record
 
 NODES = ("n1", "n2", "n3", "n4", "n5")
 
@@ -263,6 +264,42 @@ def test_a_fallback_that_coordinates_refuses_a_key_with_too_many_siblings_too() 
         assert (await c.ask(fallback, "PUT", "/kv/b/k", b"more")).status == 409
 
     play(scene, siblings_max=3, siblings_warn=2)
+
+
+def test_what_a_fallback_knows_of_a_hot_key_is_not_worked_out_anew_from_all_its_hints() -> None:
+    async def scene(c: Scene) -> None:
+        homes = await c.homes("k")
+        await c.world.inject(Kill(tuple(homes)))
+        await c.world.sleep(4 * SECOND)
+        fallback, other = (n for n in NODES if n not in homes)
+        context = ""
+        for i in range(20):
+            page = "/kv/b/k?returnbody=true"
+            context = (await c.ask(fallback, "PUT", page, b"%d" % i, context=context)).context
+        hints = c.nodes[fallback].hints
+        known = hints.record(b"b/k", lww=False)
+        assert known is not None
+        assert [v.body for v in known.versions] == [b"19"]
+        hints.store(homes[0], b"b/k", versions.encode(versions.put(known, (), 7, 0, b"beside")))
+        joins = 0
+
+        def counted(a: Record, b: Record) -> Record:
+            nonlocal joins
+            joins += 1
+            return sync(a, b)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(versions, "sync", counted)
+            known = hints.record(b"b/k", lww=False)
+        assert known is not None
+        assert (joins, sorted(v.body for v in known.versions)) == (1, [b"19", b"beside"])
+        await c.world.inject(Restart(tuple(homes)))
+        await c.until(lambda: c.hints(fallback), [])
+        assert hints.record(b"b/k", lww=False) is None
+        assert sorted((await c.ask(other, "GET", "/kv/b/k")).values) == [b"19", b"beside"]
+
+    sync = versions.sync
+    play(scene)
 
 
 def test_what_truncation_costs_is_counted() -> None:
