@@ -143,7 +143,8 @@ def replay(path: Path, world: str | None, times: int, as_json: bool) -> int:
     """Run a saved run's schedule again.
 
     Says REPRODUCED (exit 0) when an attempt comes to the same verdict by the same anomaly, else NOT REPRODUCED
-    (exit 1). In the simulator the histories are compared as well, byte for byte.
+    (exit 1; 2 where the world cannot make all of its faults). In the simulator the histories are compared as well,
+    byte for byte.
 
     \b
         sunder replay runs/latest

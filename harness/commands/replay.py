@@ -23,8 +23,24 @@ if TYPE_CHECKING:
     from harness.runner import Outcome
 
 
+class Attempts(msgspec.Struct, frozen=True, kw_only=True):
+    """How a schedule was replayed and what came of it."""
+
+    times: int
+    matched: int = 0
+    identical: int = 0
+    last: str
+    """The last attempt's sentence."""
+    left_out: tuple[str, ...] = ()
+    """The fault families that the world could not make: what comes of the rest is no reproduction, whatever it is."""
+
+    @property
+    def reproduced(self) -> bool:
+        return self.matched > 0 and not self.left_out
+
+
 def replay(path: Path, *, world: str | None, times: int, as_json: bool) -> int:
-    """0 if the schedule showed the same at least once, 1 if never. Raises UsageProblem."""
+    """0 if the schedule showed the same at least once, 1 if never, 2 if not all of it could be replayed. Raises UsageProblem."""
     saved = results.read(path)
     settings = saved.settings
     if world is not None:
@@ -53,8 +69,14 @@ def replay(path: Path, *, world: str | None, times: int, as_json: bool) -> int:
     except Malformed as problem:
         raise UsageProblem(str(problem)) from None
     compare_surroundings(saved, variant)
+    asked = settings.nemesis
     settings, schedule = possible(settings, schedule)
-    return attempts(saved, settings, schedule, variant, times, as_json=as_json)
+    left_out = tuple(family for family in asked if family not in settings.nemesis)
+    if left_out and not settings.nemesis:
+        now = f"Not run: none of its faults can be made in {settings.world}."
+        return tell(saved, settings, Attempts(times=0, last=now, left_out=left_out), as_json=as_json)
+    done = attempts(saved, settings, schedule, variant, times, left_out)
+    return tell(saved, settings, done, as_json=as_json)
 
 
 def possible(settings: Settings, schedule: schedules.Schedule) -> tuple[Settings, schedules.Schedule]:
@@ -64,7 +86,7 @@ def possible(settings: Settings, schedule: schedules.Schedule) -> tuple[Settings
         return settings, schedule
     screen.note(
         f"the {settings.world} world cannot make {', '.join(f for f in settings.nemesis if f not in makes)}:"
-        " replayed without"
+        " this is not the same schedule, and shows nothing about that run"
     )
     kept = tuple(f for f in schedule.faults if FAMILY_OF[msgspec.to_builtins(f.fault)["fault"]] in makes)
     return (
@@ -113,10 +135,9 @@ def attempts(
     schedule: schedules.Schedule,
     variant: apply.Variant | None,
     times: int,
-    *,
-    as_json: bool,
-) -> int:
-    """Replays so many times, compares each outcome, and tells the rate."""
+    left_out: tuple[str, ...],
+) -> Attempts:
+    """Replays so many times and compares each outcome."""
     from harness import runner
 
     original = saved.results
@@ -143,7 +164,7 @@ def attempts(
         matched += same(original, outcome)
         identical += same_world and journal_of(outcome, folder) == journal
         last = outcome.sentence
-    return tell(saved, settings, matched, identical, times, last, as_json=as_json)
+    return Attempts(matched=matched, identical=identical, times=times, last=last, left_out=left_out)
 
 
 def keep_folder(settings: Settings, variant: apply.Variant | None) -> Path | None:
@@ -168,45 +189,42 @@ def same(original: results.Results, outcome: Outcome) -> bool:
     return not wanted or bool(wanted & results.signatures(outcome.verdicts))
 
 
-def tell(
-    saved: results.Saved,
-    settings: Settings,
-    matched: int,
-    identical: int,
-    times: int,
-    last: str,
-    *,
-    as_json: bool,
-) -> int:
+def tell(saved: results.Saved, settings: Settings, done: Attempts, *, as_json: bool) -> int:
+    """Says whether the run was reproduced, and at what rate; returns the exit code."""
     original = saved.results
     assert original is not None
-    exact = settings.world == "sim" and identical == times
+    exact = settings.world == "sim" and done.identical == done.times
     if as_json:
         screen.out(
             msgspec.json.encode(
                 {
                     "path": str(saved.folder),
-                    "reproduced": matched > 0,
-                    "matched": matched,
-                    "times": times,
-                    "identical": identical,
+                    "reproduced": done.reproduced,
+                    "matched": done.matched,
+                    "times": done.times,
+                    "identical": done.identical,
                     "world": settings.world,
                     "verdict": original.verdict,
+                    "left_out": done.left_out,
                 }
             ).decode()
         )
-    else:
-        word = screen.paint("REPRODUCED", "green") if matched else screen.paint("NOT REPRODUCED", "red")
-        rate = f"{matched} of {times}" if times > 1 else ""
+    elif done.reproduced:
+        rate = f"{done.matched} of {done.times}" if done.times > 1 else ""
         how = "byte for byte" if exact else ""
-        screen.out(
-            "  ".join(part for part in (word, rate, how, original.sentence if matched else "") if part)
-        )
-        if not matched:
-            screen.out(f"    then  {original.sentence}")
-            screen.out(f"    now   {last}")
-    if matched and settings.world == "sim" == saved.settings.world and not exact:
+        word = screen.paint("REPRODUCED", "green")
+        screen.out("  ".join(part for part in (word, rate, how, original.sentence) if part))
+    else:
+        rate = f"{done.matched} of {done.times}" if done.times > 1 and not done.left_out else ""
+        why = f"{settings.world} cannot make {', '.join(done.left_out)}" if done.left_out else ""
+        word = screen.paint("NOT REPRODUCED", "red")
+        screen.out("  ".join(part for part in (word, rate, why) if part))
+        screen.out(f"    then  {original.sentence}")
+        screen.out(f"    now   {done.last}")
+    if done.reproduced and settings.world == "sim" == saved.settings.world and not exact:
         screen.note(
             "the verdict is the same, but the history differs: the code is not what it was, or not deterministic"
         )
-    return exits.VALID if matched else exits.INVALID
+    if done.left_out:
+        return exits.UNKNOWN
+    return exits.VALID if done.reproduced else exits.INVALID

@@ -324,8 +324,39 @@ def test_replay_in_another_world_leaves_out_what_that_world_cannot_make(
     asked, schedule = replay.possible(there, Schedule(faults=faults))
     assert asked.nemesis == ("kill",)
     assert schedule.faults == faults[1:2]
-    assert "the docker world cannot make clock: replayed without" in capsys.readouterr().err
+    assert "the docker world cannot make clock: this is not the same schedule" in capsys.readouterr().err
     assert replay.possible(settings, Schedule(faults=faults)) == (settings, Schedule(faults=faults))
+
+
+@pytest.mark.parametrize(
+    ("families", "attempts", "now"),
+    [("rot,kill", 1, "now   valid"), ("rot", 0, "now   Not run: none of its faults can be made in docker.")],
+)
+def test_a_replay_without_the_faults_of_its_run_reproduces_nothing(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    families: str,
+    attempts: int,
+    now: str,
+) -> None:
+    call(["run", "--seed", "1", "--workload", "register", "--w", "3", "--nemesis", families])
+    played: list[str] = []
+    again = replay.attempts
+
+    def in_simulator(saved: Any, settings: Any, *rest: Any) -> replay.Attempts:
+        played.append(settings.world)
+        return again(saved, msgspec.structs.replace(settings, world="sim"), *rest)
+
+    monkeypatch.setattr(replay, "attempts", in_simulator)
+    capsys.readouterr()
+    assert call(["replay", str(LATEST), "--world", "docker"]) == 2
+    out = capsys.readouterr().out
+    assert out.startswith("NOT REPRODUCED  docker cannot make rot\n")
+    assert now in out
+    assert played == ["docker"] * attempts
+    assert call(["replay", str(LATEST), "--world", "docker", "--json"]) == 2
+    told = json.loads(capsys.readouterr().out)
+    assert (told["reproduced"], told["matched"], told["left_out"]) == (False, attempts, ["rot"])
 
 
 def test_replay_of_a_run_that_never_ended_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
