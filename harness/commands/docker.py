@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness import exits, screen
+from harness.settings import UsageProblem
 
 
 def reap() -> int:
@@ -21,8 +22,12 @@ def reap() -> int:
 
 
 def image(*, base: str | None, bootstrap: bool) -> int:
-    """Builds the node image, if anything changed, and prints its tag. Raises NoEngine or NoImage."""
-    from harness.docker.image import build
+    """Builds the node image, if anything changed, and prints its tag. Raises NoEngine, NoImage, and UsageProblem."""
+    from harness.docker.image import NoBase, build
 
-    screen.out(build(base, bootstrap, screen.note))
+    try:
+        tag = build(base, bootstrap, screen.note)
+    except NoBase as problem:
+        raise UsageProblem(str(problem)) from None
+    screen.out(tag)
     return exits.VALID

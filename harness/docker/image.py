@@ -61,6 +61,10 @@ class NoImage(DockerTrouble):
     """There is no node image, or none can be made here; the message says how to get one."""
 
 
+class NoBase(NoImage):
+    """The base that somebody named is not here: their mistake, and not the engine's trouble."""
+
+
 class Source(NamedTuple):
     """One Debian archive that this system's apt uses, as far as debootstrap needs it."""
 
@@ -205,7 +209,7 @@ def _base(client: Engine, base: str | None, bootstrap: bool, progress: Progress)
         raise NoImage("Choose one of --base and --bootstrap: both name the base of the node image.")
     if base is not None:
         if not _exists(client, base):
-            raise NoImage(
+            raise NoBase(
                 f"No image {base} is here: load it first (docker load, docker pull), or use --bootstrap."
             )
         return _with_iptables(client, base, progress)
@@ -399,8 +403,11 @@ def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
 def _exists(client: Engine, tag: str) -> bool:
     try:
         client.images.get(tag)
-    except docker.errors.ImageNotFound:
-        return False
+    except docker.errors.APIError as trouble:
+        # Not found, or no name that an image could have.
+        if trouble.is_client_error():
+            return False
+        raise
     return True
 
 

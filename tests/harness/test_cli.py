@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
+import docker.errors
 import msgspec
 import pytest
+import requests
 
 from harness import doctor as doctors
 from harness import reference, results, screen
 from harness.cli import call, cli
 from harness.commands import replay, run
 from harness.docker import doctor as docker_doctor
+from harness.docker import image
 from harness.mutants.apply import Variant
 from harness.settings import resolve
 from harness.world import Support
@@ -62,10 +66,15 @@ def test_a_red_run_shows_its_witness(capsys: pytest.CaptureFixture[str]) -> None
     assert any("put" in line for line in out.splitlines()[2:])
 
 
-def test_a_drawn_seed_is_printed_and_repeats_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_drawn_seed_is_printed_and_repeats_the_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # To the fake runner some seeds mean a crash or a hang: what is drawn is none of them.
+    monkeypatch.setattr(secrets, "randbits", lambda bits: 4200)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
     call(["run", "--json"])
     outcome = json.loads(capsys.readouterr().out)
-    assert outcome["command"] == f"sunder run --seed {outcome['seed']}"
+    assert outcome["seed"] == 4200
+    assert outcome["command"] == "sunder run --seed 4200"
 
 
 def test_json_is_one_line_and_nothing_else_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,6 +146,28 @@ def test_nodes_that_were_left_running_are_told_with_their_addresses(
     assert "running  n1  http://172.30.0.2:8000" in capsys.readouterr().out.splitlines()
 
 
+@pytest.mark.parametrize(("status", "code"), [(404, 254), (400, 254), (500, 255)])
+def test_a_base_that_is_not_here_is_a_mistaken_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, status: int, code: int
+) -> None:
+    response = requests.Response()
+    response.status_code = status
+    kind = docker.errors.ImageNotFound if status == 404 else docker.errors.APIError
+
+    class Engine:
+        images = property(lambda self: self)
+
+        def get(self, name: str) -> None:
+            raise kind(f"nothing for {name}", response)
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(image, "engine", Engine)
+    assert call(["image", "--base", "nope:nope"]) == code
+    assert ("No image nope:nope is here" in capsys.readouterr().err) == (code == 254)
+
+
 def test_the_doctor_says_once_what_helps_where_there_is_no_engine(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +212,7 @@ def test_a_runs_settings_are_a_config_file(capsys: pytest.CaptureFixture[str]) -
         (["run", "--xyzzy", "1"], "unknown option '--xyzzy': see `sunder run --help`"),
         (["run", "--w", "4"], "w=4 answers cannot come from n=3"),
         (["run", "--time", "soon"], "500ms"),
+        (["run", "--scene", "hot-key", "--combination", "cart"], "hot-key and the combination cart exclude"),
         (["run", "--config", "none.yaml"], "cannot read none.yaml"),
         (["run", "extra"], "unexpected extra argument"),
         (["run", "--nodes"], "requires an argument"),
