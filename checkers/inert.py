@@ -51,6 +51,6 @@ class Faults:
 
 def _why(seen: dict[str, Any]) -> str:
     if not seen["requested"]:
-        return "no fault was ever injected (a longer run or a shorter fault interval would)"
+        return "no fault was ever injected: make the run longer, or the interval between faults shorter"
     failed = f" ({seen['error']})" if "error" in seen else ""
     return f"{seen['requested']} faults, none verified{failed}"

@@ -523,8 +523,13 @@ def _contradictions(s: Settings) -> tuple[tuple[bool, str], ...]:
     cannot = [f for f in s.nemesis if f not in FAMILIES_OF[s.world]]
     can = ",".join(FAMILIES_OF[s.world])
     destructive = [f for f in s.nemesis if f in DESTRUCTIVE]
+    more_copies = "choose another workload than sessions" if s.workload == "sessions" else "raise w"
     fixed = _fixed_by_scene(s)
     return (
+        (
+            s.scene is not None and s.combination is not None,
+            f"the scene {s.scene} and the combination {s.combination} exclude each other: leave one of them out",
+        ),
         (
             bool(fixed),
             f"the scene {s.scene} has its own {', '.join(fixed)}: leave that out, or leave the scene out",
@@ -588,8 +593,8 @@ def _contradictions(s: Settings) -> tuple[tuple[bool, str], ...]:
         ),
         (
             s.w_min < 2 and bool(destructive) and not s.unrestricted,
-            f"{', '.join(destructive)} may destroy the only copy of a write where w=1 is enough: raise w, choose another"
-            " workload than sessions, or say --unrestricted and have losses counted",
+            f"{', '.join(destructive)} may destroy the only copy of a write where w=1 is enough: {more_copies},"
+            " or say --unrestricted and have losses counted",
         ),
         (s.keys < 1, f"keys={s.keys} leaves nothing to read or write: choose at least 1"),
         (

@@ -16,8 +16,14 @@ from nemeses.fault import Rollback, Rot, Wipe
 @pytest.mark.parametrize(
     ("said", "sentence"),
     [
-        ({"nemesis": "wipe", "w": 1}, "wipe may destroy the only copy of a write where w=1 is enough"),
-        ({"nemesis": "rot", "workload": "sessions"}, "rot may destroy the only copy"),
+        (
+            {"nemesis": "wipe", "w": 1},
+            "the only copy of a write where w=1 is enough: raise w, or say --unrestricted",
+        ),
+        (
+            {"nemesis": "rot", "workload": "sessions"},
+            "w=1 is enough: choose another workload than sessions, or say --unrestricted",
+        ),
         ({"nemesis": "rollback", "reap_after": "1s"}, "a rollback to before a reap"),
         ({"value_bytes": -1}, "value-bytes=-1 is no size of a value"),
         ({"log_segment_bytes": 3}, "log-segment-bytes=3 holds no record"),
