@@ -77,6 +77,12 @@ _HEADERS_READ = frozenset((b"x-causal-context", b"accept", b"authorization"))
 _OTHER_PARAMETERS = frozenset(("returnbody", "ttl_seconds"))
 """Those of a query that do not change how many must answer, and in which time."""
 
+_PARAMETERS = {
+    "r": frozenset(("r", "pr", "timeout_ms")),
+    "w": frozenset(("w", "pw", "timeout_ms")) | _OTHER_PARAMETERS,
+}
+"""All that there are, of a read and of a write."""
+
 
 class RequestParser:
     """Turns bytes into requests, however they are cut up. After BadRequest it must be thrown away."""
@@ -152,7 +158,7 @@ class RequestParser:
             raise BadRequest(431, _HEAD_TOO_LARGE)  # what a chunked body trails counts too
         try:
             path, _, query = self._url.decode("ascii").partition("?")
-            pairs = dict([_pair(part) for part in query.split("&")]) if query else {}
+            pairs = dict([_pair(part) for part in query.split("&") if part]) if query else {}
         except UnicodeDecodeError:
             raise BadRequest(400, "a URL must be ASCII; percent-encode the rest") from None
         self._requests.append(
@@ -384,7 +390,13 @@ class Api:
 
     def _want(self, request: Request, responders: str, primaries: str, default: Want) -> Want:
         """What the request asks for; what it does not say, as most do not, is as in its bucket."""
-        if not request.query or request.query.keys() <= _OTHER_PARAMETERS:
+        if not request.query:
+            return default
+        for unknown in request.query.keys() - _PARAMETERS[responders]:
+            raise Problem(400, _unknown(request.method, unknown, _PARAMETERS[responders]))
+        if request.query.get("returnbody", "true") not in ("true", "false"):
+            raise Problem(400, "returnbody must be true or false")
+        if request.query.keys() <= _OTHER_PARAMETERS:
             return default
         config = self._node.config
         timeout_ms = self._number(request, "timeout_ms", config.request_timeout_ms, 1, 600_000)
@@ -527,6 +539,15 @@ class Api:
 
     def _digest(self, rest: list[str]) -> bytes:
         return encode_json(200, {str(r): d for r, d in self._node.replica.digests().items()})
+
+
+def _unknown(method: str, name: str, known: frozenset[str]) -> str:
+    """What to say of a parameter that no request of this kind has."""
+    import difflib  # noqa: PLC0415  # only a mistake pays for it
+
+    near = difflib.get_close_matches(name[:40], sorted(known), n=1, cutoff=0.4)
+    hint = f"the nearest known one is {near[0]}" if near else f"the known ones are {', '.join(sorted(known))}"
+    return f"a {method} has no parameter {name[:40]!r}; {hint}"
 
 
 def _plain(encoded: bytes) -> dict[str, Any]:

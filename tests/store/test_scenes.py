@@ -287,6 +287,36 @@ def test_a_bad_request_is_refused_with_a_reason_and_the_node_lives_on(
     play(scene)
 
 
+@pytest.mark.parametrize(
+    ("method", "query", "sentence"),
+    [
+        ("PUT", "ttl=1", "a PUT has no parameter 'ttl'; the nearest known one is ttl_seconds"),
+        ("PUT", "r=2", "a PUT has no parameter 'r'; the known ones are pw, returnbody"),
+        ("GET", "timeout=5", "a GET has no parameter 'timeout'; the nearest known one is timeout_ms"),
+        ("GET", "r=1&ttl_seconds=1", "a GET has no parameter 'ttl_seconds'; "),
+        ("PUT", "returnbody=yes", "returnbody must be true or false"),
+    ],
+)
+def test_a_parameter_that_there_is_not_is_refused_and_nothing_is_written(
+    method: str, query: str, sentence: str
+) -> None:
+    async def scene(c: Cluster) -> None:
+        reply = await c.ask("n1", method, f"/kv/b/k?{query}", b"x")
+        assert reply.status == 400
+        assert sentence in msgspec.json.decode(reply.body)["error"]
+        assert (await c.ask("n1", "GET", "/kv/b/k?r=2&timeout_ms=500")).status == 404
+
+    play(scene)
+
+
+def test_in_a_lww_bucket_a_context_is_ignored_whatever_it_says() -> None:
+    async def scene(c: Cluster) -> None:
+        assert (await c.ask("n1", "PUT", "/kv/b/k", b"x", context="garbage")).status == 204
+        assert (await c.ask("n2", "GET", "/kv/b/k")).body == b"x"
+
+    play(scene, mode="lww")
+
+
 def test_bytes_that_are_no_http_are_refused_and_the_node_lives_on() -> None:
     async def scene(c: Cluster) -> None:
         for garbage in (
