@@ -20,7 +20,7 @@ MARKDOWN_BYTES_MAX = 1_000_000
 GROUP_CELLS_MAX = 20
 GROUPS_MAX = 200
 CASES_MAX = 10_000
-"""Above so many cells the passing seeds of a configuration share one JUnit case."""
+"""Above so many cells those of a configuration that passed share one JUnit case, as do those that missed a planted bug."""
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,21 +183,25 @@ def markdown(s: Summary) -> str:
 
 
 def _headline(s: Summary) -> str:
-    total = sum(s.counts.values())
-    parts = [
-        f"{s.counts[v]} {v}"
-        for v in (Valid.INVALID, Valid.HARNESS_ERROR, Valid.UNKNOWN, Valid.VALID)
-        if s.counts[v]
-    ]
-    if s.found:
-        parts.append(f"{sum(bool(f.cells) for f in s.found)} of {_many(len(s.found), 'planted bug')} found")
+    """The clean store's cells by verdict, then the cells of planted bugs: together they are all that ran."""
+    clean = sum(s.counts.values())
+    planted = sum(f.ran for f in s.found)
+    parts: list[str] = []
+    if clean:
+        counted = ", ".join(
+            f"{s.counts[v]} {v}"
+            for v in (Valid.INVALID, Valid.HARNESS_ERROR, Valid.UNKNOWN, Valid.VALID)
+            if s.counts[v]
+        )
+        parts.append(f"{_many(clean, 'cell')}{' of the clean store' if planted else ''}: {counted}")
+    if planted:
+        found = sum(bool(f.cells) for f in s.found)
+        parts.append(
+            f"{_many(planted, 'cell')} of planted bugs: {found} of {_many(len(s.found), 'planted bug')} found"
+        )
     if s.left:
         parts.append(f"{s.left} not run yet")
-    return (
-        f"{_many(total, 'cell')}: {', '.join(parts) or 'nothing ran'}"
-        if total
-        else ", ".join(parts) or "nothing ran"
-    )
+    return "; ".join(parts) or "nothing ran"
 
 
 def _many(count: int, noun: str) -> str:
@@ -243,14 +247,21 @@ def _cut(text: str) -> str:
 
 
 def xml(s: Summary, outcomes: Outcomes) -> str:
-    """JUnit: a case for each cell; for a planted bug one that asks whether it was found."""
-    fold = sum(s.counts.values()) > CASES_MAX
+    """JUnit: a case for each cell, and for each planted bug one more that asks whether any of its cells found it."""
+    fold = sum(s.counts.values()) + sum(f.ran for f in s.found) > CASES_MAX
     kept = (Valid.INVALID, Valid.HARNESS_ERROR, Valid.UNKNOWN) if fold else tuple(Valid)
-    cases = [_case(row) for row in outcomes.rows(s.night, kept) if row.mutant is None]
+    # What passes: the clean store when it is valid, a planted bug when it is found.
+    cases = [
+        _case(row)
+        for row in outcomes.rows(s.night, kept)
+        if not fold or row.mutant is None or row.verdict is not Valid.INVALID
+    ]
     if fold:
-        for label, mutant, verdict, count, seconds in outcomes.counts(s.night):
-            if mutant is None and verdict is Valid.VALID:
-                cases.append(junit.Case(group=label, name=f"{count} seeds", verdict=verdict, seconds=seconds))
+        cases += [
+            _folded(*counted)
+            for counted in outcomes.counts(s.night)
+            if counted[2] is Valid.VALID or (counted[1] is not None and counted[2] is Valid.INVALID)
+        ]
     cases += [_mutant_case(f, whole=s.left == 0) for f in s.found]
     return junit.render(
         s.name,
@@ -259,14 +270,34 @@ def xml(s: Summary, outcomes: Outcomes) -> str:
     )
 
 
+def _folded(label: str, mutant: str | None, verdict: Valid, count: int, seconds: float) -> junit.Case:
+    if mutant is not None and verdict is Valid.VALID:
+        told = f"{mutant} is not found by {count} seeds"
+        return junit.Case(
+            group=label,
+            name=f"{count} seeds that do not find it",
+            verdict=Valid.UNKNOWN,
+            seconds=seconds,
+            message=told,
+        )
+    return junit.Case(group=label, name=f"{count} seeds", verdict=Valid.VALID, seconds=seconds)
+
+
 def _case(row: Row) -> junit.Case:
-    more = [row.sentence, *row.fingerprints, repeat(row), *([row.folder] if row.folder else []), row.error]
+    """A cell. One of a planted bug that did not find it is skipped: the bug's own case says whether another did."""
+    verdict, message = row.verdict, row.sentence
+    if row.mutant is not None:
+        if row.verdict is Valid.INVALID:
+            verdict, message = Valid.VALID, f"{row.mutant} is found: {row.sentence}"
+        elif row.verdict is Valid.VALID:
+            verdict, message = Valid.UNKNOWN, f"{row.mutant} is not found by this seed"
+    more = [message, *row.fingerprints, repeat(row), *([row.folder] if row.folder else []), row.error]
     return junit.Case(
         group=row.label,
         name=f"seed {row.seed}",
-        verdict=row.verdict,
+        verdict=verdict,
         seconds=row.seconds,
-        message=row.sentence,
+        message=message,
         text="\n".join(m for m in more if m) if row.verdict is not Valid.VALID else "",
     )
 

@@ -370,11 +370,58 @@ def test_a_planted_bug_is_meant_to_be_found(
         for cell, verdict in zip(cells(*range(len(seen)), mutant="no-dots"), seen, strict=True):
             record(outcomes, night, cell, verdict)
         whole = summary.summarise("night", outcomes, night, left=left)
-        (case,) = ElementTree.fromstring(summary.xml(whole, outcomes))[0].findall("testcase")
+        cases = ElementTree.fromstring(summary.xml(whole, outcomes))[0].findall("testcase")
+    assert len(cases) == len(seen) + 1
+    (case,) = [case for case in cases if case.get("classname") == "planted bugs"]
     assert whole.exit_code == code
     assert whole.groups == ()
     assert case.get("name") == "no-dots is found"
     assert [child.tag for child in case if child.tag != "system-out"] == ([tag] if tag else [])
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_the_cells_of_the_headline_and_of_junit_are_those_that_ran(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folded: bool
+) -> None:
+    if folded:
+        monkeypatch.setattr(summary, "CASES_MAX", 5)
+    with closing(Outcomes(tmp_path / "campaign.sqlite")) as outcomes:
+        night = outcomes.begin("2024-01-01", None, 7)
+        for cell in cells(1, 2, 3):
+            record(outcomes, night, cell, Valid.VALID)
+        planted = (Valid.INVALID, Valid.INVALID, Valid.VALID, Valid.UNKNOWN)
+        for cell, verdict in zip(cells(1, 2, 3, 4, mutant="no-dots"), planted, strict=True):
+            record(outcomes, night, cell, verdict)
+        whole = summary.summarise("night", outcomes, night, left=0)
+        suite = ElementTree.fromstring(summary.xml(whole, outcomes))[0]
+    head = summary.markdown(whole).splitlines()[0]
+    assert head == (
+        "# night: 3 cells of the clean store: 3 valid; 4 cells of planted bugs: 1 of 1 planted bug found"
+    )
+    # A cell that finds its bug passes; one that does not proves nothing.
+    told = {
+        (case.get("classname", ""), case.get("name")): [c.tag for c in case if c.tag != "system-out"]
+        for case in suite.findall("testcase")
+    }
+    clean, mutant = (cell.label for cell in (*cells(1), *cells(1, mutant="no-dots")))
+    passed, skipped = list[str](), ["skipped"]
+    assert told == {
+        ("planted bugs", "no-dots is found"): passed,
+        (mutant, "seed 4"): skipped,
+        **(
+            {
+                (clean, "3 seeds"): passed,
+                (mutant, "2 seeds"): passed,
+                (mutant, "1 seeds that do not find it"): skipped,
+            }
+            if folded
+            else {
+                **{(clean, f"seed {seed}"): passed for seed in (1, 2, 3)},
+                **{(mutant, f"seed {seed}"): passed for seed in (1, 2)},
+                (mutant, "seed 3"): skipped,
+            }
+        ),
+    }
 
 
 def test_the_first_run_that_found_a_planted_bug_is_named_in_the_summary(tmp_path: Path) -> None:
