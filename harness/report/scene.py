@@ -169,9 +169,17 @@ def _preference_list(
         kept_for = [f"kept {count(n, 'hint')} for {t}" for t, n in sorted(kept.get(node, {}).items())]
         boxes.append(pictures.Box(node, seat, suffered, kept_for))
     arrows = [(node, target) for node, targets in kept.items() for target in targets]
+    # The seats are those of the first key's list.
+    first, *others = scene.order or [""]
+    whose = first
+    if others:
+        alike = all(scene.order[key] == scene.order[first] for key in others)
+        whose = (
+            f"all {len(scene.order)} keys" if alike else f"{first}; the other keys have lists of their own"
+        )
     return _figure(
         "The preference list",
-        "home replicas, then fallbacks; an arrow leads from who kept hints to whom they were for",
+        f"of {whose}: home replicas, then fallbacks; an arrow leads from who kept hints to whom they were for",
         el("div", pictures.preference_list(boxes, arrows), class_="scroll"),
     )
 

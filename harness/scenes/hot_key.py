@@ -40,6 +40,6 @@ HOT_KEY = Scene(
                 ),
             ),
         ),
-        Step(7.5, "The rush is over."),
+        Step(6.5, "The rush is over."),
     ),
 )

@@ -83,5 +83,19 @@ def test_a_claim_that_did_not_hold_is_shown_as_such() -> None:
     assert "NO: 0 hints" in page(played("home-replica-failure", handoff=False)).text
 
 
+def test_the_preference_list_says_of_which_keys_it_is() -> None:
+    outcome = played("home-replica-failure")
+    first = next(iter(outcome.history.observed("scene")[0].value["order"]))
+    assert f"of {first}; the other keys have lists of their own" in page(outcome).text
+    assert "of all 6 keys" in page(played("second-failure")).text
+
+
+def test_the_rush_is_over_when_the_last_addition_begins() -> None:
+    outcome = played("hot-key")
+    over_s, _ = outcome.history.observed("scene")[0].value["steps"][-1]
+    last_ns = max(o.invoke.time for o in outcome.history.select("add"))
+    assert over_s - 0.2 <= last_ns / 1e9 <= over_s
+
+
 def test_every_scene_has_pictures() -> None:
     assert set(FIGURES) == set(SCENES)
