@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -114,6 +115,9 @@ def _answer(op: Operation, key: Any) -> list[str]:
         case "replica":
             tombstone = ["and a tombstone"] if key in (op.meta.get("deleted") or ()) else []
             return [f"{key}: [{ids(answer.get(key) or ())}]", *tombstone]
+        case "hints" if key is None:
+            waiting = Counter(str(t) for t, _, _ in answer)
+            return [", ".join(f"{n} for {t}" for t, n in sorted(waiting.items())) or "none"]
         case "hints":
             return ["; ".join(f"for {t}: {k} [{ids(held)}]" for t, k, held in answer if k == key) or "none"]
         case "remove" if "observed" in op.meta:

@@ -154,8 +154,9 @@ def introduce(settings: Settings) -> None:
     """Says before anything happens what will run, and what its seed is worth."""
     mutant = f", mutant {settings.mutant}" if settings.mutant else ""
     faults = ", ".join(settings.nemesis) or "no faults"
+    spare = f" and {settings.spares} spare" if settings.spares else ""
     screen.note(
-        f"{settings.title}: {settings.workload} under {faults}; {settings.nodes} nodes, N={settings.n} R={settings.r}"
+        f"{settings.title}: {settings.workload} under {faults}; {settings.nodes} nodes{spare}, N={settings.n} R={settings.r}"
         f" W={settings.w}, {settings.time_seconds:g} s in {settings.world}{mutant}; seed {settings.seed}"
     )
     left_out = left_out_of(settings)

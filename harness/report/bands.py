@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from harness.report.values import integer, items, mapping, names
-from harness.report.wording import duration
+from harness.report.wording import cut, duration
 from history.history import NEVER, History, Operation
 from history.op import NEMESIS
 from nemeses.fault import FAMILY_OF
@@ -20,6 +20,7 @@ FAMILIES = (
     "pause",
     "clock",
     "disk",
+    "membership",
     "other",
 )
 """In the order in which bands are drawn; `other` is what foreign histories call their own."""
@@ -30,8 +31,11 @@ _HEALS = {
     "mend-disk": ("disk",),
     "resume": ("pause",),
     "reset-clocks": ("clock",),
+    "settle-ring": ("membership",),
 }
 
+
+PARTITION_TEXT_MAX = 160
 
 _DISKS = ("wipe", "rollback", "rot", "fsync", "disk-full")
 
@@ -68,6 +72,8 @@ class Band(msgspec.Struct, frozen=True, kw_only=True):
     after: Any
     fired: int | None
     error: str | None
+    why: str = ""
+    """Of a harm that nobody saw bite: what speaks against it, where that is known."""
 
     @property
     def standing(self) -> bool:
@@ -97,6 +103,9 @@ def _band(history: History, faults: list[Operation], position: int) -> Band:
         end, healed_ns = harm.complete.index, harm.complete.time
     if heal is not None and heal.complete is not None:
         end, healed_ns = heal.complete.index, heal.complete.time
+    why = "" if evidence.get("verified") is True else _why(evidence)
+    if family == "membership":
+        end, healed_ns = _settled(harm, faults[position + 1 :], refused=bool(why))
     fired = evidence.get("fired")
     if heal is not None and heal.complete is not None:
         fired = mapping(heal.complete.value).get("fired", fired)
@@ -121,7 +130,37 @@ def _band(history: History, faults: list[Operation], position: int) -> Band:
         error=(harm.complete.error or "the world could not make it")
         if harm.type == "fail" and harm.complete
         else None,
+        why=why,
     )
+
+
+def _why(evidence: Mapping[str, Any]) -> str:
+    refused = mapping(evidence.get("after")).get("refused")
+    if refused:
+        return f"refused: {refused}"
+    before = mapping(evidence.get("before"))
+    return "nothing changed by it" if before and before == evidence.get("after") else ""
+
+
+def _settled(harm: Operation, later: list[Operation], *, refused: bool) -> tuple[int, int | None]:
+    """When a change of the ring was seen to be over: at the next look that shows every node settled. What was refused was over
+    at once."""
+    if refused and harm.complete is not None:
+        return harm.complete.index, harm.complete.time
+    for o in later:
+        if FAMILY_OF.get(o.f) != "membership" or o.complete is None or o.type == "fail":
+            continue
+        seen = mapping(o.complete.value)
+        if _at_rest(seen.get("before")):
+            return o.index, o.invoke.time
+        if o.f == "settle-ring" and seen.get("verified") is True:
+            return o.complete.index, o.complete.time
+    return NEVER, None
+
+
+def _at_rest(look: Any) -> bool:
+    rings = [mapping(ring) for ring in mapping(look).values()]
+    return bool(rings) and all(ring.get("phase") == "settled" for ring in rings)
 
 
 def _heal(later: list[Operation], family: str, hit: set[str]) -> Operation | None:
@@ -148,6 +187,12 @@ def _suffered(harm: Operation, asked: Mapping[str, Any], nodes: Sequence[str]) -
             word = _SUFFERED[harm.f]
             hit = names(asked.get("nodes"))
             return dict.fromkeys(hit, word), f"{harm.f} {' '.join(hit)}"
+        case "join" | "leave" if "node" in asked:
+            node = str(asked["node"])
+            return {node: f"{harm.f}s"}, f"{harm.f} {node}"
+        case "replace" if {"dead", "node"} <= asked.keys():
+            dead, node = str(asked["dead"]), str(asked["node"])
+            return {dead: f"replaced by {node}", node: f"replaces {dead}"}, f"replace {dead} by {node}"
         case "skew":
             offsets = {str(n): integer(ns) or 0 for n, ns in mapping(asked.get("offsets_ns")).items()}
             notes = {
@@ -182,8 +227,19 @@ def _partition(asked: Mapping[str, Any], nodes: Sequence[str]) -> tuple[dict[str
     sources, targets = sorted({a for a, _ in blocked}), sorted({b for _, b in blocked})
     if not drawing and len(blocked) == len(sources) * len(targets):
         drawing = f"{' '.join(sources)} → {' '.join(targets)}"
+    if not drawing:
+        drawing = _besides(everyone, blocked, notes)
     mode = " (reject)" if asked.get("mode") == "reject" else ""
     return notes, f"{shape}{': ' + drawing if drawing else ''}{mode}"
+
+
+def _besides(everyone: Sequence[str], blocked: set[tuple[str, str]], notes: Mapping[str, str]) -> str:
+    """A cut that leaves no two sides: those that a few nodes still join, or what each node suffers."""
+    between = [n for n in everyone if n not in notes]
+    sides = _sides([n for n in everyone if n in notes], blocked)
+    if len(sides) > 1:
+        return f"{' | '.join(' '.join(side) for side in sides)}, {' '.join(between)} between them"
+    return cut("; ".join(f"{node} {note}" for node, note in notes.items()), PARTITION_TEXT_MAX)
 
 
 def _sides(nodes: Sequence[str], blocked: set[tuple[str, str]]) -> list[list[str]]:

@@ -18,6 +18,7 @@ from harness.report.findings import Findings
 from harness.report.markup import Markup, el, join, printable
 from harness.report.wording import count, duration, plain
 from harness.samples import Sample
+from history.header import Header
 from history.history import NEVER, History, Malformed, Operation
 from history.op import NEMESIS, PROBE
 
@@ -129,11 +130,13 @@ class _Run(msgspec.Struct, frozen=True, kw_only=True):
 def _window(anomaly: Anomaly, run: _Run) -> tuple[int, int]:
     """The stretch of time, in nanoseconds, that shows an anomaly's witness and some time around it.
 
-    Looks at the outcome after the heal lie far behind what went wrong: they count only where there is nothing else.
+    Looks at the outcome after the heal lie far behind what went wrong: they count only where nothing but
+    a fault stands before.
     """
     found = picture.witness(anomaly, run.by_line)
     healed = next((p.start for p in run.phases if p.name == "heal"), NEVER)
-    chosen = [o for o in found if o.index < healed] or found
+    before = [o for o in found if o.index < healed]
+    chosen = before if any(o.process != NEMESIS for o in before) else found
     if not chosen:
         return 0, 0
     times = [t for o in chosen for t in (o.invoke.time, (o.complete or o.invoke).time)]
@@ -170,7 +173,7 @@ def _verdict(found: Findings, run: _Run, command: str, environment: Mapping[str,
         ("system", header.system),
         ("world", header.world),
         ("seed", found.seed),
-        ("nodes", len(header.nodes) or "—"),
+        ("nodes", _nodes(header)),
         ("lasted", duration(series.end_ns(run.history)) if len(run.history) else "—"),
         ("operations", f"{asked:,}"),
         ("faults", f"{len(run.bands)}, {verified} verified" if run.bands else "none"),
@@ -201,6 +204,13 @@ def _verdict(found: Findings, run: _Run, command: str, environment: Mapping[str,
         id="verdict",
         class_=f"verdict tone-{found.verdict}",
     )
+
+
+def _nodes(header: Header) -> str:
+    members = header.config.get("nodes")
+    spare = len(header.nodes) - members if isinstance(members, int) else 0
+    more = f", {spare} of them spare at first" if spare > 0 else ""
+    return f"{len(header.nodes)}{more}" if header.nodes else "—"
 
 
 def _capital(sentence: str) -> str:

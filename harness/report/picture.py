@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -12,10 +13,10 @@ from checkers.verdict import Anomaly, Edge
 from checkers.witness import MEANING
 from harness.report.bands import FAMILIES, Band
 from harness.report.markup import Markup, el, join
-from harness.report.values import items, mapping
+from harness.report.values import items, mapping, names
 from harness.report.wording import cut, duration, plain, seconds
 from history.history import NEVER, Operation
-from history.op import PROBE
+from history.op import NEMESIS, PROBE
 
 GUTTER = 118
 LANE = 72
@@ -130,6 +131,15 @@ def brief(o: Operation, key: Any) -> str:
                 hint for hint in map(items, items(value) or []) if hint and len(hint) == 3 and hint[1] == key
             ]
             value = [f"{target}: {plain(ids, 20)}" for target, _, ids in held]
+    elif o.process == PROBE and o.f == "hints" and o.type == "ok":
+        # No key is in question: how many, and for whom.
+        listed = [hint for hint in map(items, items(value) or []) if hint]
+        waiting = Counter(str(hint[0]) for hint in listed)
+        value = [f"{n} for {target}" for target, n in sorted(waiting.items())]
+    elif o.process == NEMESIS:
+        return f"{o.f} {asked(o, LABEL_MAX - 8)}{'' if o.type == 'ok' else ' failed' if o.type == 'fail' else ' ?'}".replace(
+            "  ", " "
+        ).rstrip()
     answers = o.f in ANSWERS
     if o.type == "fail":
         return f"{o.f} failed" if answers else f"{o.f} {plain(o.invoke.value, 12)} failed"
@@ -138,6 +148,17 @@ def brief(o: Operation, key: Any) -> str:
     if answers:
         return f"{o.f} → {plain(value, LABEL_MAX - 8) or 'nothing'}"
     return f"{o.f} {'' if value is None else plain(value, LABEL_MAX - 8)}".rstrip()
+
+
+def asked(o: Operation, limit: int) -> str:
+    """What an operation was asked with; of a fault, whom it was for."""
+    value = o.invoke.value
+    if o.process != NEMESIS or not isinstance(value, dict):
+        return "" if value is None else plain(value, limit)
+    fault = mapping(cast("object", value))
+    whom = [*names(fault.get("nodes")), *mapping(fault.get("offsets_ns"))]
+    whom += [str(fault[part]) for part in ("shape", "dead", "node") if part in fault]
+    return cut(" ".join(whom), limit)
 
 
 def _lane(o: Operation) -> str:
@@ -264,6 +285,7 @@ WEAVES = {
     "disk": "M1 1 L5 5 M5 7 L7 5",
     "pause": "M2 0 V8 M6 0 V8",
     "clock": "M0 2 H8 M0 6 H8",
+    "membership": "M4 1 L7 4 L4 7 L1 4 z",
     "other": "M4 3 V5",
 }
 """The pattern of each family's bands, so that they can be told apart without colour; assets/panels.js draws the same."""

@@ -160,7 +160,7 @@ def _story(anomaly: Anomaly, operations: Sequence[Operation], name: str) -> Mark
         ended = {"ok": "ok", "fail": "failed: did not happen", "info": "info: may have happened"}[o.type]
         who = f"process {o.process}" if isinstance(o.process, int) else str(o.process)
         key = "" if o.key is None else f" {plain(o.key, 30)}"
-        asked = "" if o.invoke.value is None else f" {plain(o.invoke.value, 40)}"
+        asked = f" {told}" if (told := picture.asked(o, 40)) else ""
         answer = (
             f" → {picture.brief(o, anomaly.key).partition(' → ')[2]}"
             if o.f in picture.ANSWERS and o.type == "ok"
@@ -226,7 +226,7 @@ def _log(logs: Logs, window: tuple[int, int], operations: Sequence[Operation]) -
             who = f"process {o.process}" if isinstance(o.process, int) else str(o.process)
             content = join(
                 el("span", f"({row + 1})", class_="node"),
-                el("span", f"{who}: {o.f} {_word(o.key)}{_word(o.invoke.value)}"),
+                el("span", f"{who}: {o.f} {_word(o.key)}{picture.asked(o, 40)}"),
             )
             items.append(el("li", el("span", f"{at / 1e9:.6f}", class_="at"), content, class_="mark"))
         else:
@@ -323,17 +323,22 @@ def _verified(band: Band) -> Markup:
         later = 0 if band.verified_ns is None else band.verified_ns - band.start_ns
         when = f"after {duration(later)}" if later > 0 else "at once"
         return el("span", icon("valid"), el("span", when), class_="state tone-valid")
-    return el("span", icon("unknown"), el("span", "not verified"), class_="state tone-unknown")
+    state = el("span", icon("unknown"), el("span", "not verified"), class_="state tone-unknown")
+    return join(state, el("span", band.why, class_="under")) if band.why else state
 
 
 def _healed(band: Band) -> list[Content]:
-    if band.error:
+    if band.error or (band.family == "membership" and band.why):
         return ["—"]
     if band.healed_ns is None:
         return ["never"]
     return [
         seconds(band.healed_ns),
-        el("span", f"stood {duration(band.healed_ns - band.start_ns)}", class_="under"),
+        el(
+            "span",
+            f"{'seen settled after' if band.family == 'membership' else 'stood'} {duration(band.healed_ns - band.start_ns)}",
+            class_="under",
+        ),
     ]
 
 

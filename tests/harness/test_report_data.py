@@ -14,6 +14,7 @@ import pytest
 import sample_runs
 
 from checkers.verdict import Anomaly, Edge
+from checkers.witness import describe
 from harness.report import bands, columns, loglines, picture, render, series
 from history.header import Header
 from history.history import NEVER, History
@@ -197,6 +198,33 @@ def test_a_fault_that_could_not_be_made_hurts_nobody() -> None:
     assert band.label == "skew n1 −2 s"
 
 
+def test_a_change_of_the_ring_names_its_nodes_and_ends_where_the_ring_is_seen_settled() -> None:
+    replace, leave = found("""
+        nemesis invoke replace {"dead":"n1","node":"n3"}
+        nemesis ok     replace {"verified":true}
+        nemesis invoke leave {"node":"n2"}
+        nemesis ok     leave {"verified":false,"before":{"n2":{"phase":"joint"}},"after":{"refused":"one-change-at-a-time"}}
+        nemesis invoke settle-ring {} heal=true
+        nemesis ok     settle-ring {"verified":true,"before":{"n2":{"phase":"joint"}}}
+    """)
+    assert (replace.label, replace.healed_ns) == ("replace n1 by n3", 5_000_000)
+    assert replace.notes == {"n1": "replaced by n3", "n3": "replaces n1"}
+    assert (leave.label, leave.verified, leave.why) == ("leave n2", False, "refused: one-change-at-a-time")
+    assert leave.end < replace.end
+
+
+def test_a_cut_without_two_sides_names_its_nodes_all_the_same() -> None:
+    bridge, odd = found("""
+        nemesis invoke partition {"shape":"bridge","blocked":[["n1","n3"],["n3","n1"]]}
+        nemesis ok     partition {"verified":true}
+        nemesis invoke partition {"shape":"half-healed","blocked":[["n1","n2"],["n2","n3"]]}
+        nemesis ok     partition {"verified":false,"before":{"n1>n2":"cut"},"after":{"n1>n2":"cut"}}
+    """)
+    assert bridge.label == "bridge: n1 | n3, n2 between them"
+    assert odd.label == "half-healed: n1 unheard by n2; n2 unheard by n3, deaf to n1; n3 deaf to n2"
+    assert odd.why == "nothing changed by it"
+
+
 def test_faults_of_foreign_histories_are_shown_under_their_own_names() -> None:
     (band,) = found("nemesis invoke strobe-clock 1\nnemesis ok strobe-clock 2")
     assert (band.family, band.fault, band.start_ns, band.healed_ns) == ("other", "strobe-clock", 0, 1_000_000)
@@ -315,6 +343,18 @@ def test_of_what_a_node_holds_the_picture_shows_only_the_key_in_question() -> No
     """)
     briefs = [picture.brief(o, "x") for o in history.operations]
     assert briefs == ["hints → n2: 7, 8", "replica → 7", "replica → nothing"]
+
+
+def test_where_no_key_is_in_question_hints_are_counted_and_a_fault_says_whom_it_hit() -> None:
+    history = parse("""
+        nemesis invoke restart {"fault":"restart","nodes":["n3"]}
+        nemesis ok     restart {"verified":true}
+        probe invoke hints node=n1
+        probe ok     hints [["n3","x",[7,8]],["n3","y",[9]]] node=n1
+    """)
+    restart, hints = history.operations
+    assert [picture.brief(o, None) for o in (restart, hints)] == ["restart n3", "hints → 2 for n3"]
+    assert describe(hints).endswith("-> ok 2 for n3")
 
 
 def test_the_picture_does_not_stretch_with_the_time_between_operations() -> None:

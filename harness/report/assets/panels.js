@@ -8,6 +8,7 @@ const WEAVES = {
   disk: "M1 1 L5 5 M5 7 L7 5",
   pause: "M2 0 V8 M6 0 V8",
   clock: "M0 2 H8 M0 6 H8",
+  membership: "M4 1 L7 4 L4 7 L1 4 z",
   other: "M4 3 V5",
 };
 const SIGNS = {
@@ -171,10 +172,10 @@ function overviewPanel(run) {
   };
 }
 
-// Which node suffered what. Processes, links and clocks have a track of their own in each node's row.
+// Which node suffered what. Processes, links, clocks and the ring have a track of their own in each node's row.
 function faultsPanel(run) {
-  const trackOf = { kill: "process", power: "process", disk: "process", pause: "process", partition: "links", clock: "clock", other: "other" };
-  const tracks = ["process", "links", "clock"].filter((t) => run.bands.some((b) => trackOf[b.family] === t));
+  const trackOf = { kill: "process", power: "process", disk: "process", pause: "process", partition: "links", clock: "clock", membership: "ring", other: "other" };
+  const tracks = ["process", "links", "clock", "ring"].filter((t) => run.bands.some((b) => trackOf[b.family] === t));
   const whole = run.bands.some((b) => !Object.keys(b.notes).length) || run.marks.length;
   const hit = [...new Set([...run.nodes, ...run.bands.flatMap((b) => Object.keys(b.notes))])];
   const rows = [...hit, ...(whole ? ["other"] : [])];

@@ -58,7 +58,7 @@ function readTheme() {
   const style = getComputedStyle(document.documentElement);
   const theme = {};
   for (const name of ["paper", "surface", "sunk", "ink", "soft", "faint", "line", "strong-line", "ok", "read", "fail", "info",
-    "valid", "partition", "kill", "power", "disk", "pause", "clock", "other", "shade", "phase", "focus", "sans", "mono"]) {
+    "valid", "partition", "kill", "power", "disk", "pause", "clock", "membership", "other", "shade", "phase", "focus", "sans", "mono"]) {
     theme[name] = style.getPropertyValue(`--${name}`).trim();
   }
   return theme;
