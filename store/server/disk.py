@@ -9,6 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from store.runtime import DiskError
 
+OWNER, OWNER_NEW = "node", "node.new"
+"""The file that says whose directory this is, and what becomes it."""
+
 
 class CannotServe(Exception):
     """This node cannot start here; the message says why and what to do."""
@@ -18,6 +21,7 @@ class RealDisk:
     """A directory, locked against a second process for the life of this one. Raises CannotServe, later DiskError."""
 
     def __init__(self, directory: str, loop: asyncio.AbstractEventLoop) -> None:
+        self._path = directory
         self._loop = loop
         self._fds: dict[str, int] = {}
         self._refused: dict[str, str] = {}
@@ -36,6 +40,27 @@ class RealDisk:
             raise CannotServe(
                 f"another process uses the data directory {directory}; stop it, or name another in `directory`"
             ) from None
+
+    def claim(self, node: str) -> None:
+        """Sees to it that no other node than this one ever serves what is here: its clocks and its part of the ring would not be
+        that node's. A directory of which nobody says whose it is becomes this node's. Raises CannotServe."""
+        try:
+            owner = self.read(OWNER).decode("utf-8", "replace") if OWNER in self.names() else ""
+            if not owner:
+                if OWNER_NEW in self.names():
+                    self.unlink(OWNER_NEW)  # of a start that was cut short
+                self.append(OWNER_NEW, node.encode())
+                os.fsync(self._fd(OWNER_NEW))
+                self.rename(OWNER_NEW, OWNER)
+                os.fsync(self._directory)
+        except OSError as problem:
+            raise CannotServe(f"cannot use the data directory {self._path}: {problem.strerror}") from problem
+        except DiskError as problem:
+            raise CannotServe(f"cannot use the data directory {self._path}: {problem}") from problem
+        if owner not in ("", node):
+            raise CannotServe(
+                f"the data directory {self._path} is that of node {owner!r}, not of {node!r}; name another in `directory`"
+            )
 
     def names(self) -> list[str]:
         with os.scandir(self._directory) as entries:

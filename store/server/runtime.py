@@ -77,6 +77,7 @@ class RealRuntime:
         self.node = config.node
         self.clock = RealClock()
         self.disk = RealDisk(config.directory, loop)
+        self.disk.claim(config.node)
         self.net = RealNetwork(config, loop, self.log)
         self.future = loop.create_future
         self.call_later = Timers(loop).call_later

@@ -94,6 +94,24 @@ def test_a_second_process_on_the_same_directory_is_refused(tmp_path: Path) -> No
         assert ring.put("b", "k", b"x").status == 204
 
 
+def test_the_directory_of_another_node_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    with NodeProcesses(tmp_path) as ring:
+        assert ring.put("b", "k", b"x").status == 204
+        ring.stop("b")
+        before = {file.name: file.read_bytes() for file in (tmp_path / "b").iterdir()}
+        status, _, complaint = python_m_store("--config", configured(tmp_path, directory=str(tmp_path / "b")))
+        assert (status, complaint) == (
+            254,
+            f"the data directory {tmp_path / 'b'} is that of node 'b', not of 'a'; name another in `directory`\n",
+        )
+        assert before == {file.name: file.read_bytes() for file in (tmp_path / "b").iterdir()}
+        # A directory that is older than this rule is taken, and has an owner from then on.
+        (tmp_path / "b" / "node").unlink()
+        ring.start("b")
+        assert ring.get("b", "k").body == b"x"
+        assert (tmp_path / "b" / "node").read_bytes() == b"b"
+
+
 def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:
     with NodeProcesses(tmp_path) as ring:
         port = ring.http_ports["a"]
