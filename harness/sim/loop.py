@@ -232,9 +232,12 @@ class SimLoop(asyncio.AbstractEventLoop):
         if self._running or events._get_running_loop() is not None:
             raise RuntimeError("an event loop is running already")
         task = asyncio.ensure_future(future, loop=self)
+        waiting = True
 
         def finish(_: asyncio.Future[Any]) -> None:
-            raise _Finished
+            # An interrupt within the task leaves this in the queue, where a later run must not take it for its own end.
+            if waiting:
+                raise _Finished
 
         task.add_done_callback(finish)
         self._running = True
@@ -244,6 +247,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         except _Finished:
             return task.result()
         finally:
+            waiting = False
             self._running = False
             events._set_running_loop(None)
             task.remove_done_callback(finish)

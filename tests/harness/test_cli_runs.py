@@ -119,6 +119,7 @@ def test_an_interrupted_run_writes_what_there_is(place: Path, number: signal.Sig
     out, err = child.communicate(timeout=60)
     assert child.returncode == 130, err
     assert "Traceback" not in err
+    assert "destroyed" not in err and "never awaited" not in err
     assert "Interrupted after" in out
     results = json.loads((place / "runs/latest/results.json").read_text())
     assert results["verdict"] in ("unknown", "invalid")

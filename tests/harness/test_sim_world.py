@@ -547,6 +547,42 @@ def test_an_error_in_the_scene_comes_out_and_the_world_is_closed_all_the_same() 
     assert gc.isenabled() and gc.get_freeze_count() == frozen
 
 
+@pytest.mark.parametrize("where", ["main", "task", "callback"])
+def test_an_interrupt_wherever_it_strikes_closes_the_world_and_leaves_nothing_pending(where: str) -> None:
+    w = world()
+    left: list[str] = []
+
+    def strike() -> None:
+        raise KeyboardInterrupt
+
+    async def forever(name: str) -> None:
+        try:
+            await w.sleep(3600 * SECOND)
+        finally:
+            left.append(name)
+
+    async def struck() -> None:
+        await w.sleep(SECOND)
+        strike()
+
+    async def scene() -> None:
+        w.spawn(forever("one"), name="one")
+        w.spawn(forever("two"), name="two")
+        if where == "callback":
+            w.loop.post_ns(w.loop.now_ns + SECOND, strike)
+        elif where == "task":
+            w.spawn(struck(), name="struck")
+        else:
+            await struck()
+        await w.sleep(3600 * SECOND)
+
+    with pytest.raises(KeyboardInterrupt):
+        play(w, scene)
+    assert left == ["one", "two"]
+    assert w.loop.is_closed() and not w.loop.heap
+    assert not asyncio.all_tasks(w.loop)
+
+
 def test_a_scene_that_waits_for_nothing_left_is_not_left_hanging() -> None:
     w = SimWorld((), 1, Toy)
 
