@@ -143,7 +143,7 @@ def _horizon_tells(s: Stage) -> Claim:
         name=name,
         sentence=sentence,
         held=highest > 0,
-        seen=f"it rose to {highest:.1f} s",
+        seen=f"it rose to {highest:.1f} s by the last look before the node was back",
         steps=((cut, "a node goes away; no horizon rises"),),
     )
 

@@ -223,7 +223,7 @@ def _rounded(chart: Chart, at_us: list[int], keep: Callable[[list[Value]], list[
     )
 
 
-def section(samples: Sequence[Sample], fired: Sequence[Alert]) -> Markup:
+def section(samples: Sequence[Sample], fired: Sequence[Alert], *, scene: bool = False) -> Markup:
     """The alerts that would have fired, by the rules that ship with the store."""
     if not samples:
         return Markup()
@@ -248,6 +248,14 @@ def section(samples: Sequence[Sample], fired: Sequence[Alert]) -> Markup:
             else "None of the store's own alert rules would have fired.",
             class_="lead",
         ),
+        el(
+            "p",
+            "These samples were taken at moments of their own, and by the rules as they ship. The scene's claims and pictures go "
+            "by the probe's looks at the nodes, and by rules in the story's time: their figures lie up to a look beside these.",
+            class_="hint",
+        )
+        if rows and scene
+        else None,
         table if rows else None,
         id="alerts",
     )

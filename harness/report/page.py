@@ -62,7 +62,7 @@ def render(
         else Markup(),
         "Witness": sections.witnesses(shown, windows, run.by_line, run.bands, lines),
         "Timeline": _timeline(run),
-        "Alerts": metrics.section(samples, fired),
+        "Alerts": metrics.section(samples, fired, scene="scene" in history.header.guarantees),
         "Faults": sections.faults(run.bands, history.header.families),
         "Availability": sections.availability(run.availability, [p.name for p in run.phases]),
         "Checkers": sections.checkers(found),

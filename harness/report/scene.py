@@ -15,6 +15,7 @@ from harness.report.markup import Markup, el, join
 from harness.report.sections import icon
 from harness.report.series import Phase
 from harness.report.wording import count, plain
+from harness.scenes import SCENES
 from history.history import NEVER, History
 
 _TONES = {"yes": "valid", "NO": "invalid", "not shown": "unknown"}
@@ -31,22 +32,30 @@ def section(
     scene = Stage(history)
     verdict = next((v for v in verdicts if v.checker == "scene"), None)
     name = str(told.get("name", ""))
+    claims: list[dict[str, str]] = verdict.evidence.get("claims", []) if verdict is not None else []
     figures = FIGURES.get(name, ())
     steps = [(float(at_s), str(says)) for at_s, says in told.get("steps", [])]
     return el(
         "section",
         el("h2", f"Scene: {name}"),
         el("p", str(told.get("sentence", "")), class_="lead"),
-        el("div", _steps(steps), _claims(verdict), class_="scene-told"),
+        el("div", _steps(name, steps, claims), _claims(claims), class_="scene-told"),
         *(figure(scene, bands, steps, phases) for figure in figures),
         id="scene",
     )
 
 
-def _steps(steps: Sequence[tuple[float, str]]) -> Markup:
+def _steps(name: str, steps: Sequence[tuple[float, str]], claims: Sequence[dict[str, str]]) -> Markup:
+    """The story. Where not all of it was seen it is only a plan, and each step says what was seen instead."""
+    as_told = bool(claims) and all(c["held"] == "yes" for c in claims)
+    story = SCENES[name].story if name in SCENES else ()
+    instead: list[list[str]] = [
+        [c["seen"] for c in claims if c["held"] == "NO" and i < len(story) and c["name"] in story[i].shows]
+        for i in range(len(steps))
+    ]
     return el(
         "div",
-        el("h3", "What happened"),
+        el("h3", "What happened" if as_told else "What was planned"),
         el(
             "ol",
             *(
@@ -54,7 +63,11 @@ def _steps(steps: Sequence[tuple[float, str]]) -> Markup:
                     "li",
                     el("span", i + 1, class_="n"),
                     el("span", f"{at_s:g} s", class_="at"),
-                    el("span", says),
+                    el(
+                        "span",
+                        says,
+                        *(el("span", f"Seen instead: {seen}", class_="under") for seen in instead[i]),
+                    ),
                 )
                 for i, (at_s, says) in enumerate(steps)
             ),
@@ -63,8 +76,7 @@ def _steps(steps: Sequence[tuple[float, str]]) -> Markup:
     )
 
 
-def _claims(verdict: Verdict | None) -> Markup:
-    claims: list[Any] = verdict.evidence.get("claims", []) if verdict is not None else []
+def _claims(claims: Sequence[dict[str, str]]) -> Markup:
     if not claims:
         return Markup()
     return el(
@@ -369,7 +381,7 @@ def _risk_over_time(
     ]
     return _figure(
         "Hints, horizon, and what was at stake",
-        "at stake: acknowledged writes that at that moment stood on one node alone, from the looks at every node",
+        "by the probe's looks, those after the return too; at stake: acknowledged writes that stood on one node alone",
         _time(scene, bands, steps, phases, *rows),
     )
 

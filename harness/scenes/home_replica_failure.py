@@ -35,11 +35,13 @@ HOME_REPLICA_FAILURE = Scene(
             3.2,
             "The clients write on. What {home1} should have taken the next node of the preference list keeps, with a hint.",
             (Load(fs=("put",), keys=_KEYS, through=_OTHERS, for_s=6.0, per_second=16),),
+            ("writes-go-on", "hints-rise"),
         ),
         Step(
             10.0,
             "{home1} starts again, on what its disk holds. The hints are handed off.",
             (Restart(("home1",)),),
+            ("hints-drain", "brought-back"),
         ),
     ),
 )

@@ -39,7 +39,8 @@ HOT_KEY = Scene(
                     at_once=15,
                 ),
             ),
+            ("writes-conflict", "reads-spread"),
         ),
-        Step(6.5, "The rush is over."),
+        Step(6.5, "The rush is over.", shows=("siblings-keep-every-write", "last-writer-wins-loses")),
     ),
 )

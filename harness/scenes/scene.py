@@ -46,6 +46,8 @@ class Step(msgspec.Struct, frozen=True):
     at_s: float
     says: str
     acts: tuple[Act, ...] = ()
+    shows: tuple[str, ...] = ()
+    """The claims, by name, that are about this step."""
 
 
 class Scene(msgspec.Struct, frozen=True, kw_only=True):

@@ -43,23 +43,27 @@ SECOND_FAILURE = Scene(
             "On the other side clients write on. What {home2} should have had is kept as hints, "
             "and no exchange with it is complete any more.",
             (Load(fs=("put",), keys=_KEYS, through=_OTHERS, for_s=390, per_second=0.5),),
+            ("hints-rise", "horizon-tells"),
         ),
         Step(
             370.0,
             "Clients of {home2} write as well, and are told ok: W is 1. Those writes stand on {home2} and nowhere else. "
             "Were its disk to fail now, they would be lost.",
             (Load(fs=("put",), keys=("key1", "key2", "key3"), through=("home2",), for_s=30, per_second=0.2),),
+            ("alert-in-time",),
         ),
         Step(
             420.0,
             "Whoever heard the alert has mended the network. Hints flow both ways, and every write is on other nodes again.",
             (HealPartition(),),
+            ("danger-passes",),
         ),
         Step(540.0, "The second failure: {home2} dies.", (Kill(("home2",)),)),
         Step(
             560.0,
             "Clients of {home1} read every key, without {home2}.",
             tuple(Ask(f="get", key=key, through="home1", after_s=3.0 * i) for i, key in enumerate(_KEYS)),
+            ("nothing-is-lost",),
         ),
     ),
 )

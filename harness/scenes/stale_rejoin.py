@@ -43,6 +43,7 @@ STALE_REJOIN = Scene(
             6.0,
             "{home1} replaces {stale}, and routes round {home2}: {fallback1} keeps the write for it. {home2} is stale now.",
             (Ask(f="put", key="stale", through="home1"),),
+            ("routed-round",),
         ),
         Step(
             6.5,
@@ -51,11 +52,13 @@ STALE_REJOIN = Scene(
                 Ask(f="put", key="concurrent", through="home1"),
                 Ask(f="put", key="concurrent", through="home2"),
             ),
+            ("clocks-tell",),
         ),
         Step(
             9.0,
             "The network heals. {home2} is back on its preference list, and hints flow both ways.",
             (HealPartition(),),
+            ("stale-is-replaced", "concurrent-are-siblings"),
         ),
         Step(
             15.0,
@@ -64,6 +67,7 @@ STALE_REJOIN = Scene(
                 Ask(f="get", key="concurrent", through="home3"),
                 Ask(f="put", key="concurrent", through="home3", after_s=0.8),
             ),
+            ("siblings-are-resolved",),
         ),
     ),
 )

@@ -97,5 +97,22 @@ def test_the_rush_is_over_when_the_last_addition_begins() -> None:
     assert over_s - 0.2 <= last_ns / 1e9 <= over_s
 
 
+def test_a_story_that_did_not_come_true_is_told_as_a_plan_with_what_was_seen_instead() -> None:
+    outcome = played("home-replica-failure", handoff=False)
+    claims = next(v for v in outcome.verdicts if v.checker == "scene").evidence["claims"]
+    text = page(outcome).text
+    assert "What happened" not in text
+    assert "What was planned" in text
+    for claim in claims:
+        assert (f"Seen instead: {claim['seen']}" in text) is (claim["held"] == "NO")
+
+
+@pytest.mark.parametrize(("scene", "mode"), [*((s, "siblings") for s in SCENES), ("hot-key", "lww")])
+def test_every_claim_is_about_one_step_of_its_story(scene: str, mode: str) -> None:
+    claims = next(v for v in played(scene, mode).verdicts if v.checker == "scene").evidence["claims"]
+    shown = [name for step in SCENES[scene].story for name in step.shows]
+    assert [shown.count(c["name"]) for c in claims] == [1] * len(claims)
+
+
 def test_every_scene_has_pictures() -> None:
     assert set(FIGURES) == set(SCENES)
