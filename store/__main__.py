@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Never
+from typing import Never, get_args
 
 import msgspec
 
-from store.config import NAME_RULE, Config, is_name
+from store.config import NAME_RULE, Config, Mode, ReadRepair, is_name
 
 MISTAKE = 254
 """Exit status when the user has to change something, said in one sentence on stderr."""
@@ -54,7 +54,7 @@ def load(path: str) -> Config:
             f"cannot read {path}: {problem.strerror}; `--print-example` prints a configuration to start from"
         )
     except msgspec.DecodeError as problem:
-        refuse(f"{path} is no configuration: {problem}{_nearest(str(problem))}")
+        refuse(f"{path} is no configuration: {problem}{_nearest(str(problem))}{_valid(str(problem))}")
     for sentence in mistakes(config):
         refuse(f"{path}: {sentence}")
     return config
@@ -68,6 +68,17 @@ def _nearest(message: str) -> str:
     unknown = message.split("`")[1]
     names = difflib.get_close_matches(unknown, Config.__struct_fields__, n=1)
     return f"; the nearest known one is `{names[0]}`" if names else "; `--print-example` shows the known ones"
+
+
+def _valid(message: str) -> str:
+    if "Invalid enum value" not in message:
+        return ""
+    field = message.rpartition(".")[2].rstrip("`")
+    said = _CHOICES.get(field)
+    return f"; it must be one of {', '.join(get_args(said))}" if said else ""
+
+
+_CHOICES = {"mode": Mode, "read_repair": ReadRepair}
 
 
 def mistakes(config: Config) -> list[str]:

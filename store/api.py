@@ -306,6 +306,8 @@ class Api:
             case ["admin", page, *rest] if page in self._admin:
                 self._authorize(request)
                 return self._admin[page](rest)
+            case ["admin", "join" | "leave" | "replace" as change]:
+                raise Problem(405, f"only POST to /admin/{change}; /admin/ring shows how a change goes on")
             case _:
                 raise Problem(404, "no such page; see /status, /metrics, /admin/ring, /kv/{bucket}/{key}")
 
@@ -324,9 +326,8 @@ class Api:
         try:
             asked = msgspec.json.decode(request.body, type=RingChange)
         except msgspec.DecodeError as problem:
-            raise Problem(
-                400, f'{problem}; send JSON such as {{"name": "d", "address": "host:8001"}}'
-            ) from None
+            told = str(problem) if request.body else "the body is empty"
+            raise Problem(400, f'{told}; send JSON such as {{"name": "d", "address": "host:8001"}}') from None
         membership = self._node.membership
         try:
             match kind:
@@ -357,10 +358,12 @@ class Api:
 
     def _key_of(self, request: Request) -> bytes:
         parts = request.path.split("/")
+        if len(parts) == 4 and "%" in parts[2] and b"/" in unquote_to_bytes(parts[2]):
+            raise Problem(400, "a bucket's name has no slash; keys may have some, percent-encoded")
         if len(parts) != 4 or not parts[2] or not parts[3]:
             raise Problem(400, "a key's address is /kv/{bucket}/{key}; percent-encode slashes in keys")
         key = f"{parts[2]}/".encode() + (unquote_to_bytes(parts[3]) if "%" in parts[3] else parts[3].encode())
-        if len(key) > KEY_BYTES_MAX or ("%" in parts[2] and b"/" in unquote_to_bytes(parts[2])):
+        if len(key) > KEY_BYTES_MAX:
             raise Problem(400, f"bucket and key together may have at most {KEY_BYTES_MAX} bytes")
         return key
 
@@ -482,7 +485,7 @@ class Api:
         if not live or (live[0].end is True and all(v.end is True for v in live)):
             if written:
                 return encode_response(204, headers=headers)
-            text = "deleted" if record.versions else "no such key"
+            text = "deleted or expired" if live else "expired" if record.versions else "no such key"
             return encode_json(404, {"error": text}, headers)
         if len(live) == 1:
             return encode_response(200, live[0].body, headers=headers)

@@ -273,7 +273,14 @@ class Node:
             self._parser = parser  # it stands at the beginning of a request, as on a connection that is kept
         return await self.api.handle(requests[0])
 
+    def _count_log(self) -> None:
+        """Takes over what the log counts by itself."""
+        self.metrics.log_bytes = self.log.size_bytes
+        self.metrics.fsyncs = self.log.syncs
+        self.metrics.fsync_records = self.log.records
+
     def status(self) -> dict[str, Any]:
+        self._count_log()
         depths = self.hints.depths()
         now = self.runtime.clock.mono_ns()
         return {
@@ -301,9 +308,7 @@ class Node:
 
     def exposition(self) -> bytes:
         """The Prometheus page."""
-        self.metrics.log_bytes = self.log.size_bytes
-        self.metrics.fsyncs = self.log.syncs
-        self.metrics.fsync_records = self.log.records
+        self._count_log()
         view = self.gossip.view()
         gauges = metrics.Gauges(
             keys=len(self.replica),

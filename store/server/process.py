@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import resource
 import signal
@@ -30,16 +31,25 @@ DESCRIPTORS_KEPT = REFUSED_MAX + 256
 
 def _bind(host: str, port: int) -> socket.socket:
     """A socket that is bound but does not listen: clients are refused, and not kept waiting, until the node is ready."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as problem:
+        raise CannotServe(
+            f"cannot listen on {host}:{port}: no address is known for that name; correct `host`"
+        ) from problem
+    listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setblocking(False)
     try:
         listener.bind((host, port))
     except OSError as problem:
         listener.close()
-        raise CannotServe(
-            f"cannot listen on {host}:{port}: {problem.strerror}; stop what uses the port, or choose another"
-        ) from problem
+        what = {
+            errno.EADDRNOTAVAIL: "`host` must be an address of this machine",
+            errno.EACCES: "choose a port that this user may use",
+        }.get(problem.errno or 0, "stop what uses the port, or choose another")
+        raise CannotServe(f"cannot listen on {host}:{port}: {problem.strerror}; {what}") from problem
     return listener
 
 

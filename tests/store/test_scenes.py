@@ -288,6 +288,49 @@ def test_a_bad_request_is_refused_with_a_reason_and_the_node_lives_on(
 
 
 @pytest.mark.parametrize(
+    ("method", "path", "status", "sentence"),
+    [
+        ("PUT", "/kv/ca%2Frt/x", 400, "a bucket's name has no slash"),
+        ("GET", f"/kv/b/{'k' * 1_025}", 400, "at most 1024 bytes"),
+        ("POST", "/admin/join", 400, "the body is empty; send JSON"),
+        ("GET", "/admin/join", 405, "only POST to /admin/join"),
+    ],
+)
+def test_a_refusal_names_its_cause(method: str, path: str, status: int, sentence: str) -> None:
+    async def scene(c: Cluster) -> None:
+        reply = await c.ask("n1", method, path)
+        assert reply.status == status
+        assert sentence in msgspec.json.decode(reply.body)["error"]
+
+    play(scene)
+
+
+def test_a_value_that_has_expired_is_called_so_and_a_deleted_one_deleted() -> None:
+    async def scene(c: Cluster) -> None:
+        await c.ask("n1", "PUT", "/kv/b/short?ttl_seconds=1", b"x")
+        await c.ask("n1", "PUT", "/kv/b/gone", b"x")
+        context = (await c.ask("n1", "GET", "/kv/b/gone")).context
+        await c.ask("n1", "DELETE", "/kv/b/gone", context=context)
+        assert b'"deleted or expired"' in (await c.ask("n1", "GET", "/kv/b/gone")).body
+        await c.world.sleep(SECOND + SECOND // 100)
+        assert b'"expired"' in (await c.ask("n1", "GET", "/kv/b/short")).body
+        assert b'"no such key"' in (await c.ask("n1", "GET", "/kv/b/none")).body
+
+    play(scene)
+
+
+def test_status_counts_what_the_log_counts_before_anybody_has_asked_for_metrics() -> None:
+    async def scene(c: Cluster) -> None:
+        await c.ask("n1", "PUT", "/kv/b/k", b"x" * 1_000)
+        home = (await c.homes("k"))[0]
+        status = msgspec.json.decode((await c.ask(home, "GET", "/status")).body)
+        assert status["counts"]["log_bytes"] == status["log_bytes"] > 1_000
+        assert 0 < status["counts"]["fsyncs"] <= status["counts"]["fsync_records"]
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
     ("method", "query", "sentence"),
     [
         ("PUT", "ttl=1", "a PUT has no parameter 'ttl'; the nearest known one is ttl_seconds"),

@@ -56,7 +56,10 @@ def test_the_example_is_a_configuration() -> None:
         ({"frame_bytes_max": 1_000_000}, "`frame_bytes_max` must have room for `value_bytes_max`"),
         ({"token_ranges": 0}, "`token_ranges` must be at least 1"),
         ({"request_timeout": 5}, "the nearest known one is `request_timeout_ms`"),
-        ({"mode": "newest"}, "Invalid enum value 'newest' - at `$.mode`"),
+        ({"mode": "newest"}, "Invalid enum value 'newest' - at `$.mode`; it must be one of siblings, lww"),
+        ({"buckets": {"b": {"read_repair": "on"}}}, "it must be one of blocking, async, off"),
+        ({"host": "no.such.host.invalid"}, "no address is known for that name; correct `host`"),
+        ({"host": "192.0.2.1"}, "`host` must be an address of this machine"),
         ({"n": "three"}, "Expected `int`, got `str` - at `$.n`"),
     ],
 )  # fmt: skip
