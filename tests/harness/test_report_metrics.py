@@ -84,5 +84,7 @@ def test_an_alert_that_fired_stands_in_the_table_and_over_the_chart_that_it_watc
     table = metrics.section(samples, metrics.fired(samples))
     assert "ConsistencyHorizon" in table
     assert "a second failure may now lose data" in table
+    assert "up to a look beside these" not in table
+    assert "up to a look beside these" in metrics.section(samples, metrics.fired(samples), scene=True)
     calm = metrics.section(looks("a", {h: 2.0}), [])
     assert "None of the store" in calm
