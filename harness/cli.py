@@ -114,7 +114,9 @@ def run(config: Path | None, dry_run: bool, as_json: bool, names: bool, **flags:
 @click.option(
     "--checker", "checkers", multiple=True, metavar="NAME", help="judge by this one only; may be given again"
 )
-@click.option("--partial", is_flag=True, help="judge a truncated file by what is left of it")
+@click.option(
+    "--partial", is_flag=True, help="judge a file whose last line was cut off by what is left of it"
+)
 @click.option("--json", "as_json", is_flag=True, help="one line of JSON for each path")
 def check(paths: tuple[Path, ...], checkers: tuple[str, ...], partial: bool, as_json: bool) -> int:
     """Judge saved runs again.

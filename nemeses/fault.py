@@ -202,19 +202,22 @@ class Evidence(msgspec.Struct, frozen=True):
     fired: int | None = None
 
 
-FAMILIES = (
-    "partition",
-    "kill",
-    "pause",
-    "clock",
-    "power",
-    "wipe",
-    "rollback",
-    "rot",
-    "fsync",
-    "disk-full",
-    "membership",
-)
+SENTENCES = {
+    "partition": "Links between nodes drop or reject, one way or both: halves, a lone node, a ring of majorities, a bridge.",
+    "kill": "kill -9 of one node, a minority or all; started again later, with the page cache as it was.",
+    "pause": "One node or a minority stops for a while; its connections stay open.",
+    "clock": "Wall clocks jump by 50 ms to two minutes, either way.",
+    "power": "Nodes lose power, and with it any part of what they had not synced.",
+    "wipe": "A node comes back with an empty disk.",
+    "rollback": "A node comes back with an older copy of its disk.",
+    "rot": "Bits of durable files flip, or their sectors cannot be read.",
+    "fsync": "An fsync fails and drops what it was for; or every fsync is slow.",
+    "disk-full": "Appends have no room and are cut short; later there is room again.",
+    "membership": "Nodes join, leave and are replaced while clients go on.",
+}
+"""What each family does."""
+
+FAMILIES = tuple(SENTENCES)
 """Names for `--nemesis`: which packages exist."""
 
 FAMILY_OF: dict[str, str] = {

@@ -42,6 +42,31 @@ def test_everything_that_has_a_name_stands_in_the_docs(page: str, names: list[st
     assert in_docs(page, names) == []
 
 
+def test_every_option_that_the_docs_name_can_be_given() -> None:
+    known = {
+        "--help",
+        "--version",
+        "--print-example",
+        "--config",
+        "--data",
+    }  # of `python -m store`, and of curl
+    known |= {
+        name
+        for command in cli.commands.values()
+        for parameter in command.params
+        for name in (*parameter.opts, *parameter.secondary_opts)
+    }
+    pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]
+    named = {
+        (page.name, option)
+        for page in pages
+        for line in page.read_text().splitlines()
+        if not line.lstrip().startswith(("pip ", "docker ", "apt-get "))
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", line)
+    }
+    assert {(page, option) for page, option in named if option not in known} == set()
+
+
 def test_every_top_level_package_stands_in_the_import_contracts() -> None:
     packages = {p.parent.name for p in ROOT.glob("*/__init__.py")}
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]

@@ -6,7 +6,9 @@ import os
 import secrets
 import signal
 import subprocess
+import sys
 import traceback
+import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -204,6 +206,8 @@ def interrupted(folder: Path, settings: Settings, around: Mapping[str, Any], com
     from history import journal
     from history import schedule as schedules
 
+    # It may have struck between the making of a coroutine and its start: nobody is to blame, and nothing to be done.
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     screen.note("interrupted: writing what there is")
     try:
         history = journal.read(folder / results.HISTORY)
@@ -407,6 +411,12 @@ def sentences(kind: str) -> dict[str, str]:
         case "checker":
             from checkers import CHECKERS
 
-            return {name: (checker.__doc__ or "").split("\n")[0] for name, checker in CHECKERS.items()}
+            # Each has a module of its own, which opens with what it judges.
+            modules = {name: sys.modules[checker.__module__] for name, checker in CHECKERS.items()}
+            return {name: (module.__doc__ or "").split("\n")[0] for name, module in modules.items()}
+        case "nemesis":
+            from nemeses.fault import SENTENCES
+
+            return SENTENCES
         case _:
             return dict.fromkeys(configuration.known_names(kind), "")

@@ -7,6 +7,7 @@ import os
 import secrets
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from harness.commands import replay, run
 from harness.docker import doctor as docker_doctor
 from harness.docker import image
 from harness.mutants.apply import Variant
-from harness.settings import resolve
+from harness.settings import known_names, resolve
 from harness.world import Support
 from history.journal import read
 from history.schedule import Schedule, TimedFault
@@ -407,6 +408,35 @@ def test_report_is_rendered_again_from_what_was_saved(capsys: pytest.CaptureFixt
     assert call(["report", str(LATEST)]) == 0
     assert capsys.readouterr().out.strip().endswith("report.html")
     assert (LATEST / "report.html").read_bytes() == before
+
+
+def test_a_coroutine_that_an_interrupt_kept_from_starting_is_not_told_of(
+    capsys: pytest.CaptureFixture[str], fake: Any
+) -> None:
+    assert call(["run", "--seed", str(fake.INTERRUPTED)]) == 130
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.warn("coroutine 'Log._flush' was never awaited", RuntimeWarning, stacklevel=1)
+    assert seen == []
+
+
+@pytest.mark.parametrize("kind", ["combination", "scene", "workload", "nemesis", "checker", "mutant"])
+def test_list_says_of_each_name_what_it_is(kind: str) -> None:
+    told = run.sentences(kind)
+    assert set(told) == set(known_names(kind))
+    assert [name for name, sentence in told.items() if "." not in sentence] == []
+    assert len(set(told.values())) == len(told)
+
+
+def test_damage_before_the_last_line_is_refused_even_with_partial(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    call(["run", "--seed", "1"])
+    file = LATEST / "history.jsonl"
+    first, second, *rest = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join([first, second, b"garbage\n", *rest]))
+    capsys.readouterr()
+    assert call(["check", "--partial", str(file)]) == 254
+    assert "line 3" in one_sentence(capsys)
 
 
 def test_list_names_everything_that_options_take(capsys: pytest.CaptureFixture[str]) -> None:
