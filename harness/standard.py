@@ -146,6 +146,16 @@ COMBINATIONS: dict[str, Combination] = {
             keys=40,  # few writes are overwritten, so that what a new home was not given is still missing at the end
         ),
         _cell(
+            "membership-split",
+            "Isolation: of two changes of the ring that two sides of a partition begin, all keep one.",
+            "register",
+            "membership,partition",
+            nodes=7,
+            spares=2,
+            keys=40,
+            nemesis_interval_seconds=1.0,
+        ),
+        _cell(
             "transfer-only",
             "Isolation: nothing but the transfers of a changing ring brings a write to its new homes.",
             "register",

@@ -358,7 +358,7 @@ class Read:
                 '    return state.epoch << 32 | zlib.crc32(b"") if state.epoch else 0\n',
             ),
         ),
-        combination="membership",
+        combination="membership-split",
         seen_by=("convergence", "lost_writes"),
     ),
     Mutant(
