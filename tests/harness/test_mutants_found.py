@@ -35,13 +35,18 @@ def first_invalid(name: str) -> CellResult | None:
     return None
 
 
+INERT_MAX = 2
+"""Of fifty runs so many may be unknown because none of the few faults of a family hit anything: that is said, and no alarm."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(COMBINATIONS))
 def test_the_clean_store_passes_fifty_seeds_of_every_standard_combination(name: str) -> None:
     cells = [Cell(resolve({"combination": name, "seed": seed})) for seed in SEEDS]
+    others = [r for r in run_cells(cells, 2) if r.verdict is not Valid.VALID]
+    inert = [r for r in others if r.verdict is Valid.UNKNOWN and "faults: inert" in r.answer.sentence]
     wrong = [
-        f"seed {r.cell.settings.seed}: {r.answer.sentence} {r.answer.error}"
-        for r in run_cells(cells, 2)
-        if r.verdict is not Valid.VALID
+        f"seed {r.cell.settings.seed}: {r.answer.sentence} {r.answer.error}" for r in others if r not in inert
     ]
     assert wrong == []
+    assert len(inert) <= INERT_MAX
