@@ -134,11 +134,15 @@ class Run:
             await world.start()
             for client in range(4):
                 world.spawn(self._client(client), name=f"client-{client}")
-            world.spawn(self._harm(), name="harm")
-            world.spawn(self._destroy(), name="destroy")
+            harms = [
+                world.spawn(self._harm(), name="harm"),
+                world.spawn(self._destroy(), name="destroy"),
+            ]
             while world.now_ns() < self.calm_from_ns + CALM_NS:
                 await world.sleep(POLL_NS)
                 await self._look()
+            for harm in harms:
+                await harm  # or one that failed would have harmed nobody, in silence
         finally:
             await world.stop()
 
@@ -177,7 +181,7 @@ class Run:
             return
         await self.world.inject(Kill((node,)))
         if kind == 1:
-            platter.wipe()
+            platter.put_back({})
         else:
             platter.put_back(snapshot)
         await self.world.inject(Restart((node,)))
